@@ -1,8 +1,8 @@
 """The figure style of the book: one call, `use_style()`, and the few drawings that chapters share.
 
-Weights that are never negative are drawn in `SEQUENTIAL`; signed values in `DIVERGING`, which is always
-centred on zero. Panels that are to be compared share their limits. Small maps carry their numbers, so
-that no reader depends on colour.
+Weights that are never negative are drawn in `SEQUENTIAL`; signed values in `DIVERGING`, which is
+always centred on zero. Panels that are to be compared share their limits. Small maps carry their
+numbers, so that no reader depends on colour.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def use_style() -> None:
 
 
 def colour_limits(*arrays, signed: bool | None = None) -> tuple[float, float]:
-    """Limits that serve all `arrays`: (0, largest), or (-m, m) about zero when any value is negative.
+    """Limits that serve all `arrays`: (0, largest), or (-m, m) when any value is negative.
 
     `signed` forces the one (False) or the other (True).
     """
@@ -81,9 +81,9 @@ def heatmap(
 ) -> AxesImage:
     """Draw `matrix` (rows, columns), a tensor or array, on `ax`; return the image for a colour bar.
 
-    limits: (low, high); by default those of `colour_limits`. signed: force or forbid the diverging map
-    (default: diverging when `limits` or the values go below zero). values: write each number in its
-    cell (default: up to 7×7). mark: (row, column) of a cell to frame.
+    limits: (low, high); by default those of `colour_limits`. signed: force or forbid the diverging
+    map (default: diverging when the limits go below zero). values: write each number in its cell
+    (default: up to 7×7). mark: (row, column) of a cell to frame.
     """
     matrix = _array(matrix)
     if matrix.ndim != 2:
@@ -122,7 +122,7 @@ def heatmaps(
     columns: int | None = None,
     label: str = "",
 ) -> Figure:
-    """Draw the named matrices side by side with the same limits and one colour bar; return the figure.
+    """Draw the named matrices side by side: same limits, one colour bar. Return the figure.
 
     height: inches (default: square panels). columns: panels per row (default: all in one row).
     label: what the colour stands for.
@@ -145,7 +145,7 @@ def heatmaps(
 
 
 def picture(ax: Axes, image, *, title: str = "", mark: tuple[int, int] | None = None) -> AxesImage:
-    """Draw `image`, (H, W) grey or (3, H, W) or (H, W, 3) colour in 0..1, without ticks; frame `mark`."""
+    """Draw `image`, (H, W) or (3, H, W) or (H, W, 3) in 0..1, without ticks; frame `mark`."""
     image = _array(image)
     if image.ndim == 3 and image.shape[0] == 3:
         image = np.moveaxis(image, 0, 2)
