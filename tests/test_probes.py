@@ -338,6 +338,7 @@ def test_pooled_outputs_measure_invariance(keepdim):
         return x.mean((-2, -1), keepdim=keepdim)
 
     assert errors(pool).max() < ZERO
+    assert errors(pool, fill="zeros").min() > 0.05  # what has left is missing
     assert errors(lambda x: pool(position_dependent(x)))[:2].min() > 0.1
     assert probes.equivariance_map(pool, images(), 1).shape == (1, 1)
     tokens = torch.randn(2, H * W, D)
@@ -421,11 +422,20 @@ def test_mass_radius_and_reached_share_by_hand():
     box[2:7, 3:8] = 1  # around the centre, 1 of 25, 9 of 25, 25 of 25
     radii = [probes.mass_radius(box, share) for share in (0.01, 0.04, 0.05, 0.36, 0.37, 1)]
     assert radii == [0, 0, 1, 1, 2, 2]
+    assert probes.mass_radius(0.1 * box, 0.36) == 1  # 9 × 0.1 < 0.36 × 2.5 when rounded
     assert probes.mass_radius(box, 1, position=(2, 3)) == 4
     blank, faint = torch.zeros(3, 3), torch.tensor([[1.0, 1e-9]])
     assert probes.mass_radius(blank) == 0 and probes.reached_share(blank) == 0
     assert probes.reached_share(faint) == 0.5
+    assert probes.reached_share(1e-8 * faint) == 0.5
     assert probes.reached_share(faint, tolerance=0) == 1
+
+
+def test_the_default_position_is_the_centre():
+    function, x = attention(relative_bias(H, W, torus=False)), images()
+    picture = probes.receptive_field(function, x)
+    assert torch.equal(picture, probes.receptive_field(function, x, (3, 4)))
+    assert not torch.equal(picture, probes.receptive_field(function, x, (0, 0)))
 
 
 def test_pooled_output_reaches_everything():
@@ -598,7 +608,10 @@ field = partial(probes.receptive_field, identity)
     (lambda x: field(x, directions=0), "directions is 0; allowed"),
     (lambda x: probes.receptive_field(torch.Tensor.detach, x), "carries no gradient"),
     (lambda x: probes.weight_dependence(lambda x: x.argmax(-1), x), "carries no gradient"),
+    (lambda x: probes.equivariance_error(lambda z: z if z.equal(x) else z[..., :4], x, 1),
+     r"function gave \(2, 3, 6, 8\) for x and \(2, 3, 6, 4\) for Tx"),
     (lambda x: probes.mass_radius(x[0]), "picture must be"),
+    (lambda x: probes.mass_radius(x[0, 0]), "picture must be"),
     (lambda x: probes.mass_radius(x[0, 0].abs(), 1.5), "share is 1.5; allowed"),
     (lambda x: probes.reached_share(x[0, 0].abs(), 2), "tolerance is 2; allowed"),
     (lambda x: probes.equivariance_error(lambda t: t[:, 1:], tokens_of(x), 1, grid=(6, 8)),
