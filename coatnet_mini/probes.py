@@ -125,7 +125,7 @@ def mass_radius(picture, share=0.95, *, position=None, stride=1):
     mass = picture.detach().to("cpu", torch.float64).flatten()[order].cumsum(0)
     if mass[-1] == 0:
         return 0.0
-    # The tolerance keeps share=1 from asking for the last rounding error of the sum.
+    # The tolerance keeps the rounding of the sum from asking for one more ring.
     return distance[(mass < (share - 1e-12) * mass[-1]).sum()].item()
 
 
@@ -185,15 +185,12 @@ def _error_map(y, moved, shift, steps, margin):
     if moved.shape != y.shape:
         raise ValueError(f"function gave {tuple(y.shape)} for x and {tuple(moved.shape)} for Tx")
     size = y.shape[-2:]
-    outside = [1 if n == 1 else s for n, s in zip(size, steps, strict=True)]
-    whole = [0 if n == 1 else _nearest(s, t) for n, s, t in zip(size, shift, outside, strict=True)]
-    region = ...
-    if margin is not None:
-        region = (..., *(_inside(n, 0 if n == 1 else s, t, margin)
-                         for n, s, t in zip(size, shift, outside, strict=True)))
-    expected = _translate(y, *whole, "wrap")[region]
+    # A single output has nowhere to move: it is compared with itself.
+    axes = [(n, 0 if n == 1 else s, t) for n, s, t in zip(size, shift, steps, strict=True)]
+    region = (..., *(slice(n) if margin is None else _inside(n, s, t, margin) for n, s, t in axes))
+    expected = _translate(y, *(_nearest(s, t) for _, s, t in axes), "wrap")[region]
     if expected.numel() == 0:
-        raise ValueError(f"shift {tuple(shift)} and margin {margin} leave nothing to compare "
+        raise ValueError(f"shift {shift} and margin {margin} leave nothing to compare "
                          f"of the {size[0]}×{size[1]} output")
     result = torch.full(size, torch.nan, dtype=torch.float64)
     scale = _position_norms(expected).square().mean().sqrt()
@@ -358,8 +355,6 @@ def _output_grid(count, size, steps):
 
 def _steps(size, output, steps, margin):
     """Input positions per output position, along both axes."""
-    if output == (1, 1):
-        return steps or size
     if steps is None:
         if any(n % m for n, m in zip(size, output, strict=True)):
             raise ValueError(f"cannot tell the stride from {size[0]}×{size[1]} to "

@@ -119,8 +119,10 @@ def loop_error(function, x, dy, dx, stride=1, margin=None, fill="wrap"):
     compared = set()
     for r in range(h):
         for c in range(w):
-            inside = [margin is None or margin <= p < n - margin
-                      for p, n in ((r, h), (c, w), (r - sy, h), (c - sx, w))]
+            inside = [
+                margin is None or margin <= p < n - margin
+                for p, n in ((r, h), (c, w), (r - sy, h), (c - sx, w))
+            ]
             if not all(inside):
                 continue
             origin = y[..., (r - sy) % h, (c - sx) % w]
@@ -284,8 +286,10 @@ def test_stride_two_is_equivariant_for_even_shifts_only():
     assert errors(dense_max_pool).max() < ZERO  # without the stride nothing is lost
 
 
-@pytest.mark.parametrize("shift, whole", [
-    (1, 0), (2, 0), (3, 1), (4, 1), (5, 1), (6, 1), (7, 2), (-1, 0), (-2, 0), (-3, -1), (-6, -1)])
+@pytest.mark.parametrize(
+    "shift, whole",
+    [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1), (6, 1), (7, 2), (-1, 0), (-2, 0), (-3, -1), (-6, -1)],
+)
 def test_fractional_shifts_use_the_nearest_whole_one_halves_towards_zero(shift, whole):
     x = torch.randn(1, 1, 1, 12)
     y, moved = x[..., ::4], loop_translate(x, 0, shift, "wrap")[..., ::4]
@@ -338,6 +342,7 @@ def test_pooled_outputs_measure_invariance(keepdim):
         return x.mean((-2, -1), keepdim=keepdim)
 
     assert errors(pool).max() < ZERO
+    assert errors(pool, fill="zeros").min() > 0.05  # what has left is missing
     assert errors(lambda x: pool(position_dependent(x)))[:2].min() > 0.1
     assert probes.equivariance_map(pool, images(), 1).shape == (1, 1)
     tokens = torch.randn(2, H * W, D)
@@ -421,11 +426,20 @@ def test_mass_radius_and_reached_share_by_hand():
     box[2:7, 3:8] = 1  # around the centre, 1 of 25, 9 of 25, 25 of 25
     radii = [probes.mass_radius(box, share) for share in (0.01, 0.04, 0.05, 0.36, 0.37, 1)]
     assert radii == [0, 0, 1, 1, 2, 2]
+    assert probes.mass_radius(0.1 * box, 0.36) == 1  # 9 × 0.1 < 0.36 × 2.5 when rounded
     assert probes.mass_radius(box, 1, position=(2, 3)) == 4
     blank, faint = torch.zeros(3, 3), torch.tensor([[1.0, 1e-9]])
     assert probes.mass_radius(blank) == 0 and probes.reached_share(blank) == 0
     assert probes.reached_share(faint) == 0.5
+    assert probes.reached_share(1e-8 * faint) == 0.5
     assert probes.reached_share(faint, tolerance=0) == 1
+
+
+def test_the_default_position_is_the_centre():
+    function, x = attention(relative_bias(H, W, torus=False)), images()
+    picture = probes.receptive_field(function, x)
+    assert torch.equal(picture, probes.receptive_field(function, x, (3, 4)))
+    assert not torch.equal(picture, probes.receptive_field(function, x, (0, 0)))
 
 
 def test_pooled_output_reaches_everything():
@@ -456,8 +470,10 @@ def test_weight_dependence_of_attention_is_the_loop():
     measured = probes.weight_dependence(attention_matrix, x)
     assert measured == pytest.approx(jacobian.norm().item(), rel=1e-7)
     assert measured > 0.1
-    estimates = [probes.weight_dependence(attention_matrix, x, directions=12, seed=s) ** 2
-                 for s in range(100)]
+    estimates = [
+        probes.weight_dependence(attention_matrix, x, directions=12, seed=s) ** 2
+        for s in range(100)
+    ]
     assert len(set(estimates)) > 90
     assert sum(estimates) / 100 == pytest.approx(measured**2, rel=0.1)
 
@@ -475,8 +491,12 @@ class Features(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(D, 4, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(4),
-            nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Conv2d(4, D, 1))
+            nn.Conv2d(D, 4, 3, padding=1, padding_mode="circular"),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.5),
+            nn.Conv2d(4, D, 1),
+        )
 
     def forward_features(self, x, scale=1.0):
         return scale * self.body(x)
@@ -485,10 +505,16 @@ class Features(nn.Module):
         return (self.forward_features(x),)  # no tensor: the probes must refuse it
 
 
-PROBES = [partial(probes.equivariance_map, shift=1), probes.receptive_field,
-          probes.weight_dependence]
-BINDINGS = [lambda m: m.body, lambda m: m.forward_features,
-            lambda m: partial(m.forward_features, scale=2.0)]
+PROBES = [
+    partial(probes.equivariance_map, shift=1),
+    probes.receptive_field,
+    probes.weight_dependence,
+]
+BINDINGS = [
+    lambda m: m.body,
+    lambda m: m.forward_features,
+    lambda m: partial(m.forward_features, scale=2.0),
+]
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -572,38 +598,54 @@ error = partial(probes.equivariance_error, identity)
 field = partial(probes.receptive_field, identity)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x: error(x, (0, 8)), r"shift \(0, 8\) is too large for 6×8"),
-    (lambda x: error(x, (-6, 0)), r"shift \(-6, 0\) is too large"),
-    (lambda x: error(x, 1.5), "shift is 1.5; allowed"),
-    (lambda x: error(x, (1, 2, 3)), r"shift is \(1, 2, 3\); allowed"),
-    (lambda x: probes.equivariance_curve(identity, x, [1, 9]), "too large"),
-    (lambda x: error(x[0], 1), r"x has shape \(3, 6, 8\); allowed"),
-    (lambda x: field(x[0]), r"x has shape \(3, 6, 8\); allowed"),
-    (lambda x: error(x, 1, grid=(2, 4)), r"grid \(2, 4\) needs \(..., 8, D\)"),
-    (lambda x: error(x.long(), 1), "floating point"),
-    (lambda x: probes.weight_dependence(identity, x.long()), "floating point"),
-    (lambda x: probes.equivariance_error(torch.log, -x.abs(), 1), "not finite"),
-    (lambda x: probes.receptive_field(torch.log, -x.abs()), "not finite"),
-    (lambda x: probes.receptive_field(torch.sqrt, 0 * x), "gradient of the function is not fin"),
-    (lambda x: probes.equivariance_error(lambda x: (x,), x, 1), "must return a tensor, not tuple"),
-    (lambda x: probes.equivariance_error(lambda x: x.sum(1), x, 1), "the output has shape"),
-    (lambda x: error(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
-    (lambda x: probes.translate(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
-    (lambda x: error(x, 1, margin=-1), "margin is -1; allowed"),
-    (lambda x: error(x, 4, margin=2), r"shift \(0, 4\) and margin 2 leave nothing to compare"),
-    (lambda x: error(x, 1, stride=0), "stride is 0; allowed"),
-    (lambda x: field(x, (6, 0)), r"position is \(6, 0\); allowed"),
-    (lambda x: field(x, 48), "position is 48; allowed"),
-    (lambda x: field(x, directions=0), "directions is 0; allowed"),
-    (lambda x: probes.receptive_field(torch.Tensor.detach, x), "carries no gradient"),
-    (lambda x: probes.weight_dependence(lambda x: x.argmax(-1), x), "carries no gradient"),
-    (lambda x: probes.mass_radius(x[0]), "picture must be"),
-    (lambda x: probes.mass_radius(x[0, 0].abs(), 1.5), "share is 1.5; allowed"),
-    (lambda x: probes.reached_share(x[0, 0].abs(), 2), "tolerance is 2; allowed"),
-    (lambda x: probes.equivariance_error(lambda t: t[:, 1:], tokens_of(x), 1, grid=(6, 8)),
-     "47 positions, but 6×8 at stride 1×1 has 48"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: error(x, (0, 8)), r"shift \(0, 8\) is too large for 6×8"),
+        (lambda x: error(x, (-6, 0)), r"shift \(-6, 0\) is too large"),
+        (lambda x: error(x, 1.5), "shift is 1.5; allowed"),
+        (lambda x: error(x, (1, 2, 3)), r"shift is \(1, 2, 3\); allowed"),
+        (lambda x: probes.equivariance_curve(identity, x, [1, 9]), "too large"),
+        (lambda x: error(x[0], 1), r"x has shape \(3, 6, 8\); allowed"),
+        (lambda x: field(x[0]), r"x has shape \(3, 6, 8\); allowed"),
+        (lambda x: error(x, 1, grid=(2, 4)), r"grid \(2, 4\) needs \(..., 8, D\)"),
+        (lambda x: error(x.long(), 1), "floating point"),
+        (lambda x: probes.weight_dependence(identity, x.long()), "floating point"),
+        (lambda x: probes.equivariance_error(torch.log, -x.abs(), 1), "not finite"),
+        (lambda x: probes.receptive_field(torch.log, -x.abs()), "not finite"),
+        (
+            lambda x: probes.receptive_field(torch.sqrt, 0 * x),
+            "gradient of the function is not fin",
+        ),
+        (
+            lambda x: probes.equivariance_error(lambda x: (x,), x, 1),
+            "must return a tensor, not tuple",
+        ),
+        (lambda x: probes.equivariance_error(lambda x: x.sum(1), x, 1), "the output has shape"),
+        (lambda x: error(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
+        (lambda x: probes.translate(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
+        (lambda x: error(x, 1, margin=-1), "margin is -1; allowed"),
+        (lambda x: error(x, 4, margin=2), r"shift \(0, 4\) and margin 2 leave nothing to compare"),
+        (lambda x: error(x, 1, stride=0), "stride is 0; allowed"),
+        (lambda x: field(x, (6, 0)), r"position is \(6, 0\); allowed"),
+        (lambda x: field(x, 48), "position is 48; allowed"),
+        (lambda x: field(x, directions=0), "directions is 0; allowed"),
+        (lambda x: probes.receptive_field(torch.Tensor.detach, x), "carries no gradient"),
+        (lambda x: probes.weight_dependence(lambda x: x.argmax(-1), x), "carries no gradient"),
+        (
+            lambda x: probes.equivariance_error(lambda z: z if z.equal(x) else z[..., :4], x, 1),
+            r"function gave \(2, 3, 6, 8\) for x and \(2, 3, 6, 4\) for Tx",
+        ),
+        (lambda x: probes.mass_radius(x[0]), "picture must be"),
+        (lambda x: probes.mass_radius(x[0, 0]), "picture must be"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), 1.5), "share is 1.5; allowed"),
+        (lambda x: probes.reached_share(x[0, 0].abs(), 2), "tolerance is 2; allowed"),
+        (
+            lambda x: probes.equivariance_error(lambda t: t[:, 1:], tokens_of(x), 1, grid=(6, 8)),
+            "47 positions, but 6×8 at stride 1×1 has 48",
+        ),
+    ],
+)
 def test_bad_input_gets_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call(images())
