@@ -21,8 +21,10 @@ SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 WIDTH = 6.4  # inches; the text column of the site
 MARK = "#d62728"  # the frame around "position i"
+INK = "#3b6ea5"  # bars and the first curve
+LINES = ("-", "--", ":", "-.")  # curves differ in dash, not only in colour
 
-_STYLE = {
+STYLE = {
     "figure.figsize": (WIDTH, 3.2),
     "figure.dpi": 120,
     "figure.facecolor": "white",
@@ -47,7 +49,7 @@ _STYLE = {
 
 def use_style() -> None:
     """Set the book's matplotlib defaults: white opaque face, 6.4 in wide, font 10 or more."""
-    mpl.rcParams.update(_STYLE)
+    mpl.rcParams.update(STYLE)
 
 
 def colour_limits(*arrays, signed: bool | None = None) -> tuple[float, float]:
