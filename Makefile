@@ -17,19 +17,25 @@ help:  ## this list
 .venv/installed: requirements.txt pyproject.toml tools/make_environment.sh
 	@PYTHON="$(PYTHON)" sh tools/make_environment.sh
 
+# What tests and benchmarks compare with: apart, and without dependencies, so that it changes nothing.
+.peers/.stamp: benchmarks/peers.txt .venv/installed
+	@rm -rf .peers
+	@$(PY) -m pip install --disable-pip-version-check -qq --no-deps --target .peers -r benchmarks/peers.txt
+	@touch $@
+
 book: .venv/installed  ## the website into _build/html, warnings as errors
 	@$(PY) -m tools.build_book
 
 serve: book  ## the website on localhost (PORT=8000)
 	@$(PY) -m tools.serve_book $(PORT)
 
-test: lint book  ## everything that CI runs
-	@$(PY) -m pytest --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests chapters
+test: lint book .peers/.stamp  ## everything that CI runs
+	@$(PY) -m pytest tests chapters
 
 chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one)
 	@$(PY) -m tools.execute_chapters $(ONLY)
 
-bench: .venv/installed  ## speed and memory, side by side
+bench: .venv/installed .peers/.stamp  ## speed and memory, side by side
 	@$(PY) -m benchmarks
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)

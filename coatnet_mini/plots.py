@@ -132,15 +132,18 @@ def heatmaps(
     columns = columns or len(matrices)
     rows = -(-len(matrices) // columns)
     limits = limits or colour_limits(*matrices.values())
-    height = height or rows * (WIDTH / columns + 0.35)
+    height = height or rows * (WIDTH / columns + 0.4) + 0.6
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False)
     for ax in axes.ravel()[len(matrices) :]:
         ax.axis("off")
+    alike = len({_array(matrix).shape for matrix in matrices.values()}) == 1
     for k, (ax, (name, matrix)) in enumerate(zip(axes.ravel(), matrices.items(), strict=False)):
         image = heatmap(ax, matrix, limits=limits, values=values, title=name, xlabel=xlabel)
         if k % columns == 0:
             ax.set_ylabel(ylabel)
-    figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.02, aspect=25 * height / 3)
+        elif alike:
+            ax.tick_params(labelleft=False)  # the first panel of the row carries the numbers
+    figure.colorbar(image, ax=axes, label=label, location="bottom", fraction=0.06, aspect=40)
     return figure
 
 

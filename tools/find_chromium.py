@@ -17,7 +17,7 @@ MISSING = (
 
 
 def playwrights_own() -> str:
-    """Where Playwright keeps its Chromium, whether or not it was installed; '' without Playwright."""
+    """Where Playwright keeps its Chromium, installed or not; '' without Playwright."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:

@@ -1,8 +1,8 @@
 """Checks for the exercises: `check("1.1", my_function)` says how far an answer is.
 
-It prints "not attempted yet", "passed", or the first case that fails, with a hint. The hint is keyed
-to the mistake: each exercise lists plausible wrong answers as functions, and an answer that gives
-the same results as one of them, in every case, has made that mistake. Expected values always come
+It prints "not attempted yet", "passed", or the first case that fails, with a hint. The hint is
+keyed to the mistake: each exercise lists plausible wrong answers as functions, and an answer that
+gives the same results as one of them, in every case, has made that mistake. Expected values come
 from the exercise's own reference, never from the reader's function.
 
 The exercises of chapter NN are the list `EXERCISES` in `coatnet_mini.exercises.chNN`.
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SMALL = 25  # tensors of at most so many numbers are printed in full
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -26,14 +28,13 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise: its number, the reference, the inputs to try, and the mistakes to recognise."""
+    """One exercise: its number, its reference, the inputs to try, the mistakes to recognise."""
 
-    number: str  # "1.2": the second exercise of chapter 1
+    number: str  # "1.2" is the second exercise of chapter 1
     reference: Callable  # takes one case as keyword arguments
-    cases: Callable[[torch.Generator], Sequence[dict]]  # small legible cases first, then random ones
-    mistakes: Sequence[Mistake] = ()
+    cases: Callable[[torch.Generator], Sequence[dict]]  # small legible ones first, then random
+    mistakes: Sequence[Mistake]
     tolerance: float = 1e-10  # the inputs are float64
-    show: bool = True  # whether small results are printed when a case fails
 
 
 def check(number: str, answer: Callable) -> None:
@@ -42,99 +43,115 @@ def check(number: str, answer: Callable) -> None:
 
 
 def find(number: str) -> Exercise:
-    """The exercise called `number`, such as "1.2"."""
-    chapter = number.split(".")[0]
+    """The exercise called `number`, such as "1.2"; ValueError if there is none."""
     try:
-        module = importlib.import_module(f"coatnet_mini.exercises.ch{int(chapter):02d}")
+        chapter = int(number.split(".")[0])
+        module = importlib.import_module(f"coatnet_mini.exercises.ch{chapter:02d}")
         return next(exercise for exercise in module.EXERCISES if exercise.number == number)
     except (ValueError, ModuleNotFoundError, StopIteration):
-        raise ValueError(f'there is no exercise {number!r}: numbers look like "1.2"') from None
+        raise ValueError(f'there is no exercise {number!r}: a number looks like "1.2"') from None
 
 
 def verdict(exercise: Exercise, answer: Callable) -> str:
-    """ "not attempted yet", "passed (...)", or the first failing case with a hint."""
+    """One of "not attempted yet.", "passed (n cases).", "not yet. ...", the last with a hint."""
     if not callable(answer):
-        return f"give the function itself, without calling it (got {type(answer).__name__})."
+        return f"not yet. Give the function itself, not its result ({type(answer).__name__})."
     cases = exercise.cases(torch.Generator().manual_seed(0))
-    expected = [exercise.reference(**case) for case in cases]
-    for case, right in zip(cases, expected, strict=True):
-        given, error = _call(answer, case)
-        if given is None and error is None:
-            return "not attempted yet."
-        fault = error or _fault(given, right, case, exercise)
+    results = [_call(answer, case) for case in cases]
+    if all(result == (None, None) for result in results):
+        return "not attempted yet."
+    for case, (given, error) in zip(cases, results, strict=True):
+        right = exercise.reference(**_copy(case))
+        fault = error or _fault(given, right, case, exercise.tolerance)
         if fault:
-            hint = _hint(exercise, answer, cases)
-            return f"not yet. With {_describe(case)}: {fault}" + (f"\n  Hint: {hint}" if hint else "")
+            hint = _hint(exercise, cases, results)
+            return f"not yet. {_with(case)}{fault}" + (f"\n  Hint: {hint}" if hint else "")
     return f"passed ({len(cases)} cases)."
 
 
+def _copy(case: dict) -> dict:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in case.items()}
+
+
 def _call(answer: Callable, case: dict) -> tuple[object, str | None]:
-    """The answer's result on a copy of `case`, or None and what went wrong."""
-    copy = {k: v.clone() if isinstance(v, Tensor) else v for k, v in case.items()}
+    """The answer's result on a copy of `case`, and what went wrong (None if nothing did)."""
+    copy = _copy(case)
     try:
         result = answer(**copy)
     except Exception as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
-        return None, f"your function stopped with {type(error).__name__}: {first_line}"
+        message = (str(error).strip().splitlines() or [""])[0]
+        return None, f"your function stopped with {type(error).__name__}: {message}"
     for name, value in case.items():
         if isinstance(value, Tensor) and not torch.equal(value, copy[name]):
             return result, f"your function changed its input {name}; work on a copy."
     return result, None
 
 
-def _fault(given: object, right: object, case: dict, exercise: Exercise) -> str | None:
+def _fault(given: object, right: object, case: dict, tolerance: float) -> str | None:
     """What is wrong with the result `given`, or None."""
     if not isinstance(right, Tensor):
-        return None if given == right else f"expected {right}, got {given}."
+        return None if given == right else f"expected {_plain(right)}, got {_plain(given)}."
     if not isinstance(given, Tensor):
-        return f"expected a tensor, got {type(given).__name__}."
+        return f"expected a tensor, got {_plain(given)}."
     if given.shape != right.shape:
         return f"expected shape {tuple(right.shape)}, got {tuple(given.shape)}."
-    if any(isinstance(value, Tensor) for value in case.values()) and given.dtype != right.dtype:
-        kinds = (str(right.dtype)[6:], str(given.dtype)[6:])
-        return f"expected {kinds[0]} like the input, got {kinds[1]}: create tensors in x's dtype."
-    if not bool(torch.isfinite(given).all()):
-        return "the result has NaN or infinity."
+    if any(isinstance(v, Tensor) for v in case.values()) and given.dtype != right.dtype:
+        return f"expected {right.dtype} like the input, got {given.dtype}."
     gap = (given.double() - right.double()).abs()
-    if gap.numel() == 0 or float(gap.max()) <= exercise.tolerance:
+    if bool((gap <= tolerance).all()):  # False for NaN
         return None
-    if exercise.show and right.numel() <= 25:
+    if right.numel() <= SMALL:
         return f"expected\n{_table(right)}\n  got\n{_table(given)}"
-    place = tuple(int(k) for k in torch.unravel_index(gap.argmax(), gap.shape))
-    return f"at {list(place)} expected {float(right[place]):.6g}, got {float(given[place]):.6g}."
+    worst = gap.nan_to_num(torch.inf).argmax()
+    place = tuple(int(k) for k in torch.unravel_index(worst, gap.shape))
+    return f"at {list(place)} expected {float(right[place]):.4g}, got {float(given[place]):.4g}."
 
 
-def _hint(exercise: Exercise, answer: Callable, cases: Sequence[dict]) -> str | None:
-    """The hint of the one listed mistake that gives what `answer` gives in every case."""
-    results = [_call(answer, case) for case in cases]
+def _hint(exercise: Exercise, cases: Sequence[dict], results: list) -> str | None:
+    """The hint of the listed mistake that gives the reader's results in every case."""
     for mistake in exercise.mistakes:
-        wrong = [_call(mistake.answer, case) for case in cases]
+        wrong = (_call(mistake.answer, case) for case in cases)
         if all(_same(a, b) for a, b in zip(results, wrong, strict=True)):
             return mistake.hint
     return None
 
 
 def _same(a: tuple[object, str | None], b: tuple[object, str | None]) -> bool:
-    """Whether two outcomes of `_call` agree: the same values, or both errors of one kind."""
+    """Whether two outcomes of `_call` agree: equal values, or errors of the same type."""
     (left, left_error), (right, right_error) = a, b
     if left_error or right_error:
-        return bool(left_error and right_error) and left_error.split(":")[0] == right_error.split(":")[0]
+        return str(left_error).split(":")[0] == str(right_error).split(":")[0]
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return left.shape == right.shape and torch.allclose(
-            left.double(), right.double(), rtol=1e-6, atol=1e-8, equal_nan=True
+            left.double(), right.double(), rtol=1e-5, atol=1e-6, equal_nan=True
         )
     return type(left) is type(right) and left == right
 
 
-def _describe(case: dict) -> str:
-    """The case in words: numbers as they are, tensors by shape."""
-    return ", ".join(
-        f"{name} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{name} = {value!r}"
-        for name, value in case.items()
-    )
+def _with(case: dict) -> str:
+    """The case in words: numbers as they are, tensors by shape, small ones in full."""
+    if not case:
+        return ""
+    words = [
+        f"{k} of shape {tuple(v.shape)}" if isinstance(v, Tensor) else f"{k} = {v!r}"
+        for k, v in case.items()
+    ]
+    tables = [
+        f"\n  {k} =\n{_table(v)}\n  "
+        for k, v in case.items()
+        if isinstance(v, Tensor) and v.ndim <= 2 and v.numel() <= SMALL
+    ]
+    return f"With {', '.join(words)}:{''.join(tables) or ' '}"
+
+
+def _plain(value: object) -> str:
+    """A value in one line; the order of a set does not change from run to run."""
+    if isinstance(value, set):
+        return "{" + ", ".join(sorted(map(repr, value))) + "}" if value else "set()"
+    return type(value).__name__ if isinstance(value, Tensor) or callable(value) else repr(value)
 
 
 def _table(tensor: Tensor) -> str:
     """A small tensor as indented rows of short numbers."""
     rows = tensor.detach().reshape(-1, tensor.shape[-1] if tensor.ndim else 1).tolist()
-    return "\n".join("    " + " ".join(f"{float(value):6.4g}" for value in row) for row in rows)
+    return "\n".join("    " + " ".join(f"{float(v):7.3g}" for v in row) for row in rows)
