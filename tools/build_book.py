@@ -21,11 +21,10 @@ STATIC = (
     "requirements.txt",
     "coatnet_mini/explore.js",
     "coatnet_mini/explore.css",
+    "coatnet_mini/explore_host.js",
     "coatnet_mini/sphinx_ext.py",
-    "book/_static",
-    "book/_templates",
+    "book/style",
     "book/vendor",
-    "book/*.py",
     "book/*.bib",
 )
 
