@@ -203,7 +203,8 @@ def check_mark(name: str, view: View, axes: Sequence[Axis]) -> None:
         count = shape[-1]
     if any(v != int(v) or not 0 <= v < count for v in marked.values):
         raise ValueError(
-            f'axis "{axis_name}" marks a {what} of view "{name}": whole numbers 0 to {count - 1} only'
+            f'axis "{axis_name}" marks a {what} of view "{name}": '
+            f"whole numbers 0 to {count - 1} only"
         )
 
 

@@ -1,8 +1,10 @@
 """The built site in a real browser, with every host but localhost out of reach."""
 
+import base64
 import itertools
 import json
 import time
+import zlib
 from pathlib import Path
 from statistics import median
 from urllib.parse import unquote, urldefrag
@@ -39,11 +41,13 @@ READ = """(root) => [...root.querySelectorAll('.cm-view')].map((view) => {
   if (bars.length) {
     const zero = Number(view.querySelector('.cm-zero').getAttribute('y1'));
     const get = (bar, key) => Number(bar.getAttribute(key));
-    return { name, kind: 'bars', data: bars.map((bar) => [get(bar, 'y'), get(bar, 'height'), zero]) };
+    const data = bars.map((bar) => [get(bar, 'y'), get(bar, 'height'), zero]);
+    return { name, kind: 'bars', data };
   }
   const curves = [...view.querySelectorAll('.cm-stage .cm-curve')];
   if (curves.length) {
-    const points = (curve) => curve.getAttribute('points').split(' ').map((p) => Number(p.split(',')[1]));
+    const height = (point) => Number(point.split(',')[1]);
+    const points = (curve) => curve.getAttribute('points').split(' ').map(height);
     return { name, kind: 'line', data: curves.map(points) };
   }
   return { name, kind: 'scalar', text: view.querySelector('output').textContent };
@@ -222,15 +226,12 @@ def test_stored_tables_are_what_the_package_computes(chapter):
                 exact = np.asarray(getattr(value, "values", value), dtype=float)
                 table = figure.tables[name]
                 half = table.mantissa / 10**table.decimals / 2 if table.exact else 1e-6
-                gap = np.abs(figure.numbers(name, **options) - exact.reshape(-1)[0] * 0 - exact)
+                gap = np.abs(figure.numbers(name, **options) - exact)
                 assert gap.max() <= half * 1.001
 
 
 def assert_same_tables(first: str, second: str):
     """Equal up to one step of the table: rounding differs between machines by a last digit."""
-    import base64
-    import zlib
-
     raw = [np.frombuffer(zlib.decompress(base64.b64decode(d)), np.uint8) for d in (first, second)]
     assert raw[0].shape == raw[1].shape
     assert (raw[0] != raw[1]).mean() < 0.01
@@ -268,7 +269,7 @@ def try_keys(root, figure):
                 )
                 assert_shows(root, figure, **options_of(figure, root))
         else:
-            for radio in range(last + 1):
+            for _ in range(last + 1):
                 control.query_selector("input:checked").press("ArrowRight")
                 assert_shows(root, figure, **options_of(figure, root))
 

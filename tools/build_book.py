@@ -21,11 +21,10 @@ STATIC = (
     "requirements.txt",
     "coatnet_mini/explore.js",
     "coatnet_mini/explore.css",
+    "coatnet_mini/explore_host.js",
     "coatnet_mini/sphinx_ext.py",
-    "book/_static",
-    "book/_templates",
+    "book/style",
     "book/vendor",
-    "book/*.py",
     "book/*.bib",
 )
 
@@ -48,7 +47,8 @@ def build() -> int:
     now = fingerprint()
     if not stamp.is_file() or stamp.read_text() != now:
         shutil.rmtree(BUILD, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going", "-q"]
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", ".", "-W", "-n", "--keep-going", "-q"]
     status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
     if status:
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
