@@ -119,7 +119,7 @@ function colour(limits, kind) {
 }
 
 function paint(canvas, count, rgba) {
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // small: keep it off the GPU
   const pixels = context.createImageData(canvas.width, canvas.height);
   for (let k = 0; k < count; k++) pixels.data.set(rgba(k), 4 * k);
   context.putImageData(pixels, 0, 0);

@@ -101,7 +101,7 @@ class Explorable(anywidget.AnyWidget):
         shown = "; ".join(_view_words(name, self.numbers(name)) for name in self.views)
         return f"{self.title}: {axes}: {shown}"
 
-    def numbers(self, name: str, **options: Any) -> np.ndarray:
+    def numbers(self, name: str, /, **options: Any) -> np.ndarray:
         """The numbers of view `name` as the page prints them, at the start or where `options` say.
 
         Returns an array of the view's shape; raises ValueError for an unknown axis or option.

@@ -21,7 +21,7 @@ SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 WIDTH = 6.4  # inches; the text column of the site
 MARK = "#d62728"  # the frame around "position i"
-INK = "#3b6ea5"  # bars and the first curve
+INK = "#3f7fbf"  # bars and the first curve
 LINES = ("-", "--", ":", "-.")  # curves differ in dash, not only in colour
 
 STYLE = {

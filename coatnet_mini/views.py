@@ -203,7 +203,8 @@ def check_mark(name: str, view: View, axes: Sequence[Axis]) -> None:
         count = shape[-1]
     if any(v != int(v) or not 0 <= v < count for v in marked.values):
         raise ValueError(
-            f'axis "{axis_name}" marks a {what} of view "{name}": 0 to {count - 1} only'
+            f'axis "{axis_name}" marks a {what} of view "{name}": '
+            f"whole numbers 0 to {count - 1} only"
         )
 
 
@@ -273,9 +274,8 @@ def _array(values) -> np.ndarray:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError(
-            f"a view needs numbers of one shape, not {type(values).__name__}"
-        ) from None
+        kind = type(values).__name__
+        raise ValueError(f"a view needs numbers in rows of one length, not this {kind}") from None
 
 
 def _mark(mark=None, row=None, column=None) -> tuple[str, str] | None:

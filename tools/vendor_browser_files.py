@@ -28,6 +28,8 @@ PACKAGES = {
         "licence": "Apache-2.0",
         "integrity": "sha512-Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0"
         "/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
+        "folder": "es5/",  # left out of the paths in book/vendor/mathjax/
+        # Not here: what a formula's own menu loads (speech, SVG); the menu is off in _config.yml.
         "files": [
             "LICENSE",
             "es5/tex-chtml.js",  # what a page loads
@@ -36,18 +38,6 @@ PACKAGES = {
             # every formula of that page as its source. (all-packages.js is the same once more.)
             "es5/input/tex/extensions/[!a]*.js",
             "es5/input/tex/extensions/a[!l]*.js",
-            # Loaded on a choice in a formula's menu: speech and keyboard exploration (English),
-            # SVG output. The browser remembers the choice, so a missing file would break every
-            # later page for that reader.
-            "es5/a11y/complexity.js",
-            "es5/a11y/explorer.js",
-            "es5/a11y/semantic-enrich.js",
-            "es5/a11y/sre.js",
-            "es5/input/mml.js",
-            "es5/output/svg.js",
-            "es5/output/svg/fonts/tex.js",
-            "es5/sre/mathmaps/base.json",
-            "es5/sre/mathmaps/en.json",
         ],
     },
 }
@@ -69,17 +59,18 @@ def fetch(name: str, package: dict, folder: Path) -> Path:
     return archive
 
 
-def extract(archive: Path, patterns: list[str], target: Path) -> None:
-    """Write the archive's files that match a pattern below ``target``; each must match one."""
-    unmatched = set(patterns)
+def extract(archive: Path, package: dict, target: Path) -> None:
+    """Write the archive's chosen files below ``target``; each pattern must match one."""
+    unmatched = set(package["files"])
     with tarfile.open(archive) as tar:
         for member in tar.getmembers():
             path = member.name.removeprefix("package/")
-            matched = {p for p in patterns if fnmatch.fnmatchcase(path, p)}
+            matched = {p for p in package["files"] if fnmatch.fnmatchcase(path, p)}
             if matched and member.isfile():
                 unmatched -= matched
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                (target / path).write_bytes(tar.extractfile(member).read())
+                destination = target / path.removeprefix(package["folder"])
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                destination.write_bytes(tar.extractfile(member).read())
     if unmatched:
         raise SystemExit(f"{archive.name} holds nothing that matches {sorted(unmatched)}")
 
@@ -102,7 +93,7 @@ def vendor(name: str, package: dict, root: Path) -> None:
     """Replace ``root/name`` by the package's chosen files and their manifest."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / name
-        extract(fetch(name, package, Path(temporary)), package["files"], folder)
+        extract(fetch(name, package, Path(temporary)), package, folder)
         text = json.dumps(manifest(name, package, folder), indent=1)
         (folder / "MANIFEST.json").write_text(text + "\n")
         shutil.rmtree(root / name, ignore_errors=True)
@@ -112,7 +103,7 @@ def vendor(name: str, package: dict, root: Path) -> None:
 def problems(root: Path) -> list[str]:
     """One line for each difference between ``root`` and its manifests or the pins above."""
     found = [f"{p.name}: not vendored by this script" for p in root.iterdir()
-             if p.name not in PACKAGES]  # fmt: skip
+             if p.name not in PACKAGES]
     for name, package in PACKAGES.items():
         path = root / name / "MANIFEST.json"
         if not path.is_file():
@@ -126,7 +117,7 @@ def problems(root: Path) -> list[str]:
         found += [f"{name}: {p} is missing" for p in sorted(old.keys() - new.keys())]
         found += [f"{name}: {p} is not in the manifest" for p in sorted(new.keys() - old.keys())]
         found += [f"{name}: {p} was changed" for p in sorted(old.keys() & new.keys())
-                  if old[p] != new[p]]  # fmt: skip
+                  if old[p] != new[p]]
     return found
 
 
