@@ -147,7 +147,8 @@ function grid(view, figure, numbers) {
   const svg = draw("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" }, stage);
   const written = view.kind === "heat" && rows * columns <= WRITTEN ? make("div", "cm-cells", stage) : null;
   if (written) {
-    written.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
+    written.style.gridTemplate = `repeat(${rows}, minmax(0, 1fr)) / repeat(${columns}, minmax(0, 1fr))`;
+    written.classList.toggle("cm-many", columns > 5);
     for (let k = 0; k < rows * columns; k++) make("span", "", written);
   }
   if (view.labels) labels(view.labels, figure);
