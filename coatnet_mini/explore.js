@@ -342,7 +342,7 @@ function arrange(list, parent) {
   const roles = list.map(({ kind }) => ({ heat: "map", image: "map", scalar: "number" })[kind] ?? "chart");
   const maps = roles.filter((role) => role === "map").length;
   parent.dataset.maps = maps;
-  parent.style.setProperty("--cm-columns", Math.min(Math.max(maps, 2), 3));
+  parent.style.setProperty("--cm-columns", maps === 4 ? 2 : Math.min(Math.max(maps, 2), 3));
   const frames = [];
   for (const role of ["map", "chart", "number"]) {
     const row = role === "number" && roles.includes(role) ? make("div", "cm-numbers", parent) : parent;
