@@ -147,7 +147,8 @@ function grid(view, figure, numbers) {
   const svg = draw("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" }, stage);
   const written = view.kind === "heat" && rows * columns <= WRITTEN ? make("div", "cm-cells", stage) : null;
   if (written) {
-    written.style.gridTemplate = `repeat(${rows}, 1fr) / repeat(${columns}, 1fr)`;
+    written.style.gridTemplate = `repeat(${rows}, minmax(0, 1fr)) / repeat(${columns}, minmax(0, 1fr))`;
+    written.classList.toggle("cm-many", columns > 5);
     for (let k = 0; k < rows * columns; k++) make("span", "", written);
   }
   if (view.labels) labels(view.labels, figure);
@@ -341,7 +342,7 @@ function arrange(list, parent) {
   const roles = list.map(({ kind }) => ({ heat: "map", image: "map", scalar: "number" })[kind] ?? "chart");
   const maps = roles.filter((role) => role === "map").length;
   parent.dataset.maps = maps;
-  parent.style.setProperty("--cm-columns", Math.min(Math.max(maps, 2), 3));
+  parent.style.setProperty("--cm-columns", maps === 4 ? 2 : Math.min(Math.max(maps, 2), 3));
   const frames = [];
   for (const role of ["map", "chart", "number"]) {
     const row = role === "number" && roles.includes(role) ? make("div", "cm-numbers", parent) : parent;

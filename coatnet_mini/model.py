@@ -23,7 +23,7 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
 
     def __init__(self, config: CoAtNetConfig):
         super().__init__()
-        self.config = config
+        self.config, self.total_stride = config, config.total_stride
         names = config.stage_names
         self.stages = nn.ModuleDict({names[0]: make_stem(config)})
         for n, rates in enumerate(config.drop_path_rates, 1):
@@ -78,7 +78,7 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images must be (batch, {channels}, height, width), "
                              f"got {tuple(images.shape)}")  # fmt: skip
-        check_image_size((images.shape[2], images.shape[3]), self.config.total_stride)
+        check_image_size((images.shape[2], images.shape[3]), self.total_stride)
 
     @classmethod
     def _from_pretrained(cls, *, config: CoAtNetConfig | None = None, strict=True, **options):

@@ -68,7 +68,8 @@ def build_twin(site: Path):
     pip("install", "-qq", "--no-deps", "-r", str(PINS))
     # What pip's isolated build of the package needs, so that it needs no index.
     pip("download", "-qq", "--no-deps", "--dest", str(TWIN / "wheels"), SETUPTOOLS)
-    for top in torchs_own():
+    colabs = "\ntorch==" in PINS.read_text()  # tools/colab_pins.py pins it for the weekly run
+    for top in () if colabs else torchs_own():
         (site / top.name).symlink_to(top)
     for name, text in STAND_IN.items():
         (site / name).parent.mkdir(parents=True, exist_ok=True)
