@@ -71,7 +71,7 @@ WRONG = {
         ),
         (pad_by("reflect"), "reflected edges"),
         (pad_by("replicate"), "repeated edges"),
-        (convolve, "leaves the border out"),
+        (lambda x, weight: convolve(x, weight), "leaves the border out"),
         (pad_by("circular", sides=2), "only left and right"),
         (rows_only, "only top and bottom"),
         (lambda x, weight: pad_by("circular")(x, torch.rot90(weight, 2, (1, 2))), "180 degrees"),
