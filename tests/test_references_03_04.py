@@ -1,4 +1,4 @@
-"""The references of the exercises of chapters 3 and 4, against PyTorch's operators and the probes."""
+"""References of the exercises of chapters 3 and 4, against PyTorch's operators and the probes."""
 
 import pytest
 import torch
@@ -80,7 +80,8 @@ def test_4_3_is_what_the_probe_measures():
 
         def f(z, weights=weights, strides=strides):
             for weight, t in zip(weights, strides, strict=True):
-                z = F.conv1d(F.pad(z[:, :, 0], (1, 1), mode="circular"), weight, stride=t)[:, :, None]
+                ring = F.pad(z[:, :, 0], (1, 1), mode="circular")
+                z = F.conv1d(ring, weight, stride=t)[:, :, None]
             return z
 
         x = torch.randn(1, 1, 1, n, dtype=torch.float64)
