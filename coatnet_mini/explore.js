@@ -351,7 +351,8 @@ function arrange(list, parent) {
   parent.style.setProperty("--cm-columns", maps === 4 ? 2 : Math.min(Math.max(maps, 2), 3));
   const frames = [];
   for (const role of ["map", "chart", "number"]) {
-    const row = role === "number" && roles.includes(role) ? make("div", "cm-numbers", parent) : parent;
+    const apart = roles.includes(role) && (role === "number" || (role === "chart" && maps !== 1));
+    const row = apart ? make("div", `cm-${role}s`, parent) : parent;
     roles.forEach((r, k) => { if (r === role) frames[k] = make("figure", `cm-view cm-${role}`, row); });
   }
   return frames;
