@@ -53,7 +53,7 @@ def _border_cases(rng: torch.Generator) -> list[dict]:
     one = torch.zeros(1, 1, 3, 4, dtype=torch.float64)
     one[..., 0, 0] = 1.0
     cases = [{"x": one, "weight": torch.arange(9, dtype=torch.float64).view(1, 3, 3)}]
-    for k, H, W in ((3, 5, 7), (5, 6, 9), (7, 8, 5)):
+    for k, H, W in ((3, 5, 7), (5, 6, 9), (7, 8, 10)):
         cases.append({"x": _noise(rng, 2, 3, H, W), "weight": _noise(rng, 3, k, k)})
     return cases
 
