@@ -262,11 +262,9 @@ function curves(view, figure, numbers) {
 
 // ---- a view: a picture that can be read by pointer and keys, and clicked where it is marked -----
 
-function figureOf(view, parent, numbers, change, speak) {
-  const figure = make("figure", "cm-view", parent);
+function figureOf(view, figure, numbers, change, speak) {
   make("figcaption", "", figure, view.name);
   if (view.kind === "scalar") {
-    figure.classList.add("cm-number");
     const value = make("output", "", figure);
     value.setAttribute("aria-label", view.name);
     value.setAttribute("aria-live", "off");
@@ -338,6 +336,20 @@ function figureOf(view, parent, numbers, change, speak) {
   };
 }
 
+// A frame for each view: maps first, then charts, then a row of numbers.
+function arrange(list, parent) {
+  const roles = list.map(({ kind }) => ({ heat: "map", image: "map", scalar: "number" })[kind] ?? "chart");
+  const maps = roles.filter((role) => role === "map").length;
+  parent.dataset.maps = maps;
+  parent.style.setProperty("--cm-columns", Math.min(Math.max(maps, 2), 3));
+  const frames = [];
+  for (const role of ["map", "chart", "number"]) {
+    const row = role === "number" && roles.includes(role) ? make("div", "cm-numbers", parent) : parent;
+    roles.forEach((r, k) => { if (r === role) frames[k] = make("figure", `cm-view cm-${role}`, row); });
+  }
+  return frames;
+}
+
 async function render({ model, el }) {
   const spec = JSON.parse(model.get("spec"));
   const buffer = await inflate(spec.data);
@@ -349,11 +361,7 @@ async function render({ model, el }) {
   reset.type = "button";
   const controls = make("div", "cm-controls", root);
   const views = make("div", "cm-views", root);
-  const isMap = (view) => view.kind === "heat" || view.kind === "image";
-  const count = spec.views.filter(isMap).length;
-  const maps = count ? make("div", "cm-maps", views) : null;
-  const charts = count < spec.views.length ? make("div", "cm-charts", views) : null;
-  maps?.style.setProperty("--cm-count", Math.min(count, 3));
+  const frames = arrange(spec.views, views);
   const live = make("div", "cm-live", root);
   live.setAttribute("aria-live", "polite");
 
@@ -365,8 +373,8 @@ async function render({ model, el }) {
   const go = (state) => { model.set("state", state); model.save_changes(); };
   const controlSetters = spec.axes.map((axis, k) =>
     (axis.slider ? slider : choice)(axis, controls, (index) => change(k, index)));
-  const drawers = spec.views.map((view) =>
-    figureOf(view, isMap(view) ? maps : charts, reader(view, buffer), change, (text) => { live.textContent = text; }));
+  const drawers = spec.views.map((view, k) =>
+    figureOf(view, frames[k], reader(view, buffer), change, (text) => { live.textContent = text; }));
   const update = () => {
     const state = model.get("state");
     const words = spec.axes.map((axis, k) => `${axis.label} = ${axis.options[state[k]]}`).join(", ");

@@ -83,7 +83,7 @@ def heatmap(
 
     limits: (low, high); by default those of `colour_limits`. signed: force or forbid the diverging
     map (default: diverging when the limits go below zero). values: write each number in its cell
-    (default: up to 7×7). mark: (row, column) of a cell to frame.
+    (default: up to 5×5). mark: (row, column) of a cell to frame.
     """
     matrix = _array(matrix)
     if matrix.ndim != 2:
@@ -95,7 +95,7 @@ def heatmap(
     image = ax.imshow(
         matrix, cmap=DIVERGING if signed else SEQUENTIAL, vmin=limits[0], vmax=limits[1]
     )
-    if max(matrix.shape) <= 7 if values is None else values:
+    if max(matrix.shape) <= 5 if values is None else values:
         _write_values(ax, matrix, image)
     if mark is not None:
         row, column = mark
@@ -107,7 +107,8 @@ def heatmap(
         if length <= 7:
             axis.set_ticks(range(length))
     ax.spines[:].set_visible(True)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    given = {"title": title, "xlabel": xlabel, "ylabel": ylabel}
+    ax.set(**{name: text for name, text in given.items() if text})  # keep what the caller set
     return image
 
 
@@ -124,8 +125,9 @@ def heatmaps(
 ) -> Figure:
     """Draw the named matrices side by side: same limits, one colour bar. Return the figure.
 
-    height: inches (default: square panels). columns: panels per row (default: all in one row).
-    label: what the colour stands for.
+    limits: by default those of `colour_limits`; narrower ones saturate, and arrows at the ends of
+    the colour bar say so. height: inches (default: square panels). columns: panels per row
+    (default: all in one row). label: what the colour stands for.
     """
     if not matrices:
         raise ValueError("no matrices to draw: give at least one")
@@ -143,7 +145,13 @@ def heatmaps(
             ax.set_ylabel(ylabel)
         elif alike:
             ax.tick_params(labelleft=False)  # the first panel of the row carries the numbers
-    figure.colorbar(image, ax=axes, label=label, location="bottom", fraction=0.06, aspect=40)
+    low, high = colour_limits(*matrices.values())
+    extend = {(0, 0): "neither", (0, 1): "max", (1, 0): "min", (1, 1): "both"}[
+        low < limits[0], high > limits[1]
+    ]
+    figure.colorbar(
+        image, ax=axes, label=label, location="bottom", fraction=0.06, aspect=40, extend=extend
+    )
     return figure
 
 

@@ -47,7 +47,8 @@ def build() -> int:
     now = fingerprint()
     if not stamp.is_file() or stamp.read_text() != now:
         shutil.rmtree(BUILD, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", ".", "-W", "-n", "--keep-going", "-q"]
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", ".", "-W", "-n", "--keep-going", "-q"]
     status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
     if status:
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)

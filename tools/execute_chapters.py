@@ -57,6 +57,7 @@ def execute(path: Path, home: str) -> nbformat.NotebookNode:
         resources={"metadata": {"path": str(path.parent)}},
         coalesce_streams=True,
         store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # of the transport, not of the cells
     )
     client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
     normalise(notebook)
