@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,7 @@ class Run:
     """
 
     def __init__(self, recipe: Recipe, folder: Path, about: dict | None = None):
+        recipe.check()
         self.recipe, self.folder, self.about = recipe, Path(folder), about or {}
         self.checkpoints = self.folder / "checkpoints"
         self.accelerator = Accelerator(
@@ -125,7 +126,7 @@ class Run:
         model = create_model(recipe.model, **self.options, drop_path=drop_path_of(recipe))
         if recipe.init_from and not checkpoint.load_weights(model, recipe.init_from):
             self.say(f"{recipe.init_from} has other classes: the classifier starts anew")
-        self.config = model.config
+        self.config = replace(model.config, drop_path=0.0)  # a matter of training, not of use
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if recipe.sync_batch_norm and self.processes > 1 and accelerator.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -87,7 +87,7 @@ class Share:
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % (self.parts * self.processes):
             raise ValueError(f"batch_size {self.batch_size} cannot be divided among "
-                             f"{self.processes} × {self.parts} (processes × accumulate)")  # fmt: skip
+                             f"{self.processes} processes × {self.parts} parts")  # fmt: skip
 
     @property
     def size(self) -> int:

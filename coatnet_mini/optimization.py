@@ -24,13 +24,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    return AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+    groups = [{**group, "initial_lr": recipe.lr}
+              for group in parameter_groups(model, recipe.weight_decay)]  # fmt: skip
+    return AdamW(groups, lr=recipe.lr)
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
     """The learning rate of step 0, 1, ..., steps − 1.
 
-    It rises linearly, reaching the peak in the last step of the warm-up, and ends at `min_lr`.
+    It rises linearly, reaching the peak in the last step of the warm-up, and ends at `min_lr`,
+    or stays at the peak if the schedule is constant.
     """
     warmup = min(recipe.warmup_steps, steps)
     if step < warmup:
@@ -42,8 +45,6 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe, steps: int, step: int = 0) -> LambdaLR:
     """`learning_rate` as a schedule of torch's, at `step`; a closed form, so it has no memory."""
-    for group in optimizer.param_groups:
-        group["initial_lr"] = recipe.lr
     return LambdaLR(optimizer, lambda s: learning_rate(s, steps, recipe) / recipe.lr, step - 1)
 
 

@@ -91,7 +91,7 @@ class Recipe:
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     min_lr: float = 1e-5
-    """Learning rate at the end."""
+    """Learning rate at the end of a cosine or linear schedule."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate gets from the peak to the end."""
     warmup_steps: int = 0
@@ -136,16 +136,17 @@ class Recipe:
     """Type of the weights of the trained network as stored; the final accuracy is that of the
     stored weights."""
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Refuse values that no run could use, with a ValueError that says what is allowed."""
         self.check_ranges()
         if self.model not in list_models():
             raise ValueError(f"unknown model {self.model!r}; "
                              f"choose from {', '.join(list_models())}")  # fmt: skip
+        if self.streaming and self.data in ("digits", "shapes"):
+            raise ValueError(f"streaming is for folders and the hub; {self.data} is made here")
         if self.streaming and self.steps is None:
             raise ValueError("streaming needs --steps: a stream does not tell how long an epoch is")
-        if self.schedule == "constant" and self.min_lr != self.lr:
-            object.__setattr__(self, "min_lr", self.lr)
-        if self.min_lr > self.lr:
+        if self.schedule != "constant" and self.min_lr > self.lr:
             raise ValueError(f"min_lr is {self.min_lr}, above the peak lr {self.lr}")
         for option in self.options:
             if "=" not in option:
@@ -198,7 +199,7 @@ IMAGENET = Recipe(
 )
 PRESETS = {
     "digits": Recipe(
-        channels=1, rotate=10, translate=0.08, zoom=0.1, epochs=30, batch_size=64, lr=2e-3,
+        channels=1, rotate=10, translate=0.08, zoom=0.1, epochs=24, batch_size=64, lr=2e-3,
         warmup_steps=60, drop_path=0.1, ema=0.98,
     ),
     "shapes": Recipe(

@@ -17,6 +17,7 @@ from coatnet_mini.shapes import CLASSES, shapes
 HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order of preference
 LABEL_NAMES = ("label", "labels", "fine_label")
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
+SPLITS = ("train", "test")  # of digits and shapes
 
 
 @dataclass
@@ -98,9 +99,6 @@ def open_data(recipe) -> tuple[Split, Split]:
     return train, test
 
 
-SPLITS = ("train", "test")
-
-
 def len_or(split: Split, otherwise: int) -> int:
     return otherwise if split.streamed else len(split)
 
@@ -138,11 +136,11 @@ def load(recipe) -> tuple[Split, Split]:
         raise ValueError(f"{recipe.data} has no split {recipe.split_train!r}; "
                          f"choose from {', '.join(found)}")  # fmt: skip
     train, test = found[recipe.split_train], held_out(recipe, found)
+    image, label = columns(train, recipe)
     if test is None:
         train, test = divide(train, recipe)
     if recipe.streaming:
         train = train.shuffle(seed=recipe.seed, buffer_size=recipe.shuffle_buffer)
-    image, label = columns(train, recipe)
     stored, classes = classes_of(train, label, recipe)
     shared = (image, label, classes, stored)
     return (as_split(train, recipe.split_train, *shared),
