@@ -130,6 +130,8 @@ class Run:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if recipe.sync_batch_norm and self.processes > 1 and accelerator.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if self.sharded:  # FSDP takes no channels-last weights
+            model.to(memory_format=torch.contiguous_format)
         self.ema = make_ema(model.to(accelerator.device), recipe.ema) if recipe.ema else None
         if recipe.compile:
             model.compile()
@@ -335,18 +337,14 @@ class Run:
 
     def finish(self) -> dict:
         """Store the trained network, and evaluate it as stored."""
-        weights = get_model_state_dict(self.net, options=WHOLE)
-        if self.ema:
-            weights = self.ema.module.state_dict()
+        net = self.ema.module if self.ema else self.net
+        weights = get_model_state_dict(net, options=WHOLE) if self.sharded else net.state_dict()
         dtype = getattr(torch, self.recipe.save_dtype)
         weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                    for name, tensor in weights.items()}  # fmt: skip
-        if self.sharded:  # each process has all weights only on the first: evaluate as they are
-            values = self.evaluate(self.net)
-        else:
-            net = self.ema.module if self.ema else self.net
+        if not self.sharded:  # else only the first process has all of them
             net.load_state_dict(weights)
-            values = self.evaluate(net)
+        values = self.evaluate(net)
         results = {**values, **self.results()}
         if self.accelerator.is_main_process:
             training = {"model": self.recipe.model, "options": self.options,

@@ -238,7 +238,7 @@ def test_resuming_another_recipe_is_refused(tmp_path, capsys):
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path):
     """gloo on CPUs. Without BatchNorm, whose statistics are each process's own there."""
-    flags = [*STILL, "--options", "conv_norm=layer", "--steps", "12", "--ema", "0.9",
+    flags = [*STILL, "--options", "conv_norm=layer", "--steps", "12", "--ema", "0",
              "--evaluate-every", "6"]  # fmt: skip
     process = start(["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                      "coatnet_mini.train", "digits", *TINY, *flags,
