@@ -1,1 +1,1 @@
-"""The companion package of the book on CoAtNet: one module per idea, in the order the book meets them."""
+"""The companion package of the book on CoAtNet: one module per idea, in the book's order."""

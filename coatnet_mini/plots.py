@@ -1,0 +1,180 @@
+"""The figure style of the book: one call, `use_style()`, and the few drawings that chapters share.
+
+Weights that are never negative are drawn in `SEQUENTIAL`; signed values in `DIVERGING`, which is
+always centred on zero. Panels that are to be compared share their limits. Small maps carry their
+numbers, so that no reader depends on colour.
+"""
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
+WIDTH = 6.4  # inches; the text column of the site
+MARK = "#d62728"  # the frame around "position i"
+INK = "#3f7fbf"  # bars and the first curve
+LINES = ("-", "--", ":", "-.")  # curves differ in dash, not only in colour
+
+STYLE = {
+    "figure.figsize": (WIDTH, 3.2),
+    "figure.dpi": 120,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+    "savefig.transparent": False,
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.labelsize": 11,
+    "font.size": 10,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "image.cmap": SEQUENTIAL,
+    "image.interpolation": "nearest",
+    "lines.linewidth": 2.0,
+}
+
+
+def use_style() -> None:
+    """Set the book's matplotlib defaults: white opaque face, 6.4 in wide, font 10 or more."""
+    mpl.rcParams.update(STYLE)
+
+
+def colour_limits(*arrays, signed: bool | None = None) -> tuple[float, float]:
+    """Limits that serve all `arrays`: (0, largest), or (-m, m) when any value is negative.
+
+    `signed` forces the one (False) or the other (True).
+    """
+    flat = np.concatenate([_array(a).ravel() for a in arrays])
+    if flat.size == 0 or not np.isfinite(flat).all():
+        raise ValueError("cannot draw an empty array, NaN or infinity: give finite values")
+    if signed is None:
+        signed = bool((flat < 0).any())
+    largest = float(np.abs(flat).max() if signed else flat.max())
+    largest = largest if largest > 0 else 1.0  # an all-zero map still needs a scale
+    return (-largest if signed else 0.0), largest
+
+
+def heatmap(
+    ax: Axes,
+    matrix,
+    *,
+    limits: tuple[float, float] | None = None,
+    signed: bool | None = None,
+    values: bool | None = None,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    mark: tuple[int, int] | None = None,
+) -> AxesImage:
+    """Draw `matrix` (rows, columns), a tensor or array, on `ax`; return the image for a colour bar.
+
+    limits: (low, high); by default those of `colour_limits`. signed: force or forbid the diverging
+    map (default: diverging when the limits go below zero). values: write each number in its cell
+    (default: up to 7×7). mark: (row, column) of a cell to frame.
+    """
+    matrix = _array(matrix)
+    if matrix.ndim != 2:
+        raise ValueError(f"a heat map needs a matrix, got an array of shape {matrix.shape}")
+    if limits is None:
+        limits = colour_limits(matrix, signed=signed)
+    if signed is None:
+        signed = limits[0] < 0
+    image = ax.imshow(
+        matrix, cmap=DIVERGING if signed else SEQUENTIAL, vmin=limits[0], vmax=limits[1]
+    )
+    if max(matrix.shape) <= 7 if values is None else values:
+        _write_values(ax, matrix, image)
+    if mark is not None:
+        row, column = mark
+        ax.add_patch(
+            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=MARK, lw=2.0, clip_on=False)
+        )
+    for axis, length in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
+        axis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 4, 5, 8, 10]))
+        if length <= 7:
+            axis.set_ticks(range(length))
+    ax.spines[:].set_visible(True)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return image
+
+
+def heatmaps(
+    matrices: Mapping[str, object],
+    *,
+    limits: tuple[float, float] | None = None,
+    values: bool | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    height: float | None = None,
+    columns: int | None = None,
+    label: str = "",
+) -> Figure:
+    """Draw the named matrices side by side: same limits, one colour bar. Return the figure.
+
+    height: inches (default: square panels). columns: panels per row (default: all in one row).
+    label: what the colour stands for.
+    """
+    if not matrices:
+        raise ValueError("no matrices to draw: give at least one")
+    columns = columns or len(matrices)
+    rows = -(-len(matrices) // columns)
+    limits = limits or colour_limits(*matrices.values())
+    height = height or rows * (WIDTH / columns + 0.4) + 0.6
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False)
+    for ax in axes.ravel()[len(matrices) :]:
+        ax.axis("off")
+    alike = len({_array(matrix).shape for matrix in matrices.values()}) == 1
+    for k, (ax, (name, matrix)) in enumerate(zip(axes.ravel(), matrices.items(), strict=False)):
+        image = heatmap(ax, matrix, limits=limits, values=values, title=name, xlabel=xlabel)
+        if k % columns == 0:
+            ax.set_ylabel(ylabel)
+        elif alike:
+            ax.tick_params(labelleft=False)  # the first panel of the row carries the numbers
+    figure.colorbar(image, ax=axes, label=label, location="bottom", fraction=0.06, aspect=40)
+    return figure
+
+
+def picture(ax: Axes, image, *, title: str = "", mark: tuple[int, int] | None = None) -> AxesImage:
+    """Draw `image`, (H, W) or (3, H, W) or (H, W, 3) in 0..1, without ticks; frame `mark`."""
+    image = _array(image)
+    if image.ndim == 3 and image.shape[0] == 3:
+        image = np.moveaxis(image, 0, 2)
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"an image is (H, W), (3, H, W) or (H, W, 3), got shape {image.shape}")
+    drawn = ax.imshow(image.clip(0, 1), cmap="gray", vmin=0, vmax=1)
+    if mark is not None:
+        row, column = mark
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=MARK, lw=2.0))
+    ax.set(title=title, xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
+    return drawn
+
+
+def _array(values) -> np.ndarray:
+    """Tensor, array or nested list to a NumPy array of floats, cut from any graph or device."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+    return np.asarray(values, dtype=float)
+
+
+def _write_values(ax: Axes, matrix: np.ndarray, image: AxesImage) -> None:
+    """Write each number in its cell, black or white by the luminance of the cell."""
+    whole = np.array_equal(matrix, matrix.round())
+    for (row, column), value in np.ndenumerate(matrix):
+        red, green, blue, _ = image.cmap(image.norm(value))
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+        text = f"{value:.0f}" if whole else f"{value:.2f}"
+        ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black")

@@ -1,0 +1,187 @@
+"""The form that convolution and attention share, y_i = Σ_j W_ij x_j, and where its W comes from.
+
+Positions are flat: a grid of H rows and W columns is read row by row, position i = row·W + column.
+`weighted_sum` applies a weight matrix, `convolution_matrix` and `attention_matrix` build one, and
+`offsets`, `reach`, `is_toeplitz` and `describe` read off what its shape says.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+PADDINGS = ("zero", "circular", "none")
+
+
+def weighted_sum(W: Tensor, x: Tensor, *, per_channel: bool = False) -> Tensor:
+    """Weighted sum over positions, y_i = Σ_j W_ij x_j.
+
+    W: (..., M, N), one weight for each pair of an output i and an input j; or (..., D, M, N) with
+    `per_channel=True`, where channel d has the weights W[d] (W_ij is then a vector and the product
+    element-wise, as in equation (1) of arXiv 2106.04803).
+    x: (..., N, D), floating. Returns (..., M, D) of the same dtype. Leading axes broadcast.
+    """
+    if x.ndim < 2 or W.ndim < 2 + per_channel:
+        need = "(..., D, M, N)" if per_channel else "(..., M, N)"
+        raise ValueError(
+            f"W must be {need} and x (..., N, D), got shapes {tuple(W.shape)} and {tuple(x.shape)}"
+        )
+    if W.shape[-1] != x.shape[-2]:
+        raise ValueError(f"W weighs {W.shape[-1]} positions, but x has {x.shape[-2]}")
+    if not per_channel:
+        return W @ x
+    if W.shape[-3] != x.shape[-1]:
+        raise ValueError(f"W has matrices for {W.shape[-3]} channels, but x has {x.shape[-1]}")
+    return torch.einsum("...dij,...jd->...id", W, x)
+
+
+def convolution_matrix(
+    weight: Tensor,
+    size: int | Sequence[int],
+    *,
+    padding: str = "zero",
+    stride: int = 1,
+    dilation: int = 1,
+) -> Tensor:
+    """The W of a convolution with `weight`, which is indexed by j − i as in `torch.nn.functional`.
+
+    weight: (..., k) for a line of `size` n, or (..., k_h, k_w) for a grid of `size` (H, W). Leading
+    axes, such as the channels of a depthwise convolution, are kept.
+    padding: "zero" (what lies outside counts as 0), "circular" (the grid is a torus), or "none"
+    (only outputs whose whole neighbourhood exists). The first two need odd kernels, which have a
+    centre, and keep the size when `stride` is 1.
+    Returns (..., M, N) with N = n or H·W, M outputs in the same row-major order. With `stride` 1
+    and zero or circular padding it is Toeplitz (line) or doubly block-Toeplitz (grid).
+    """
+    size = (size,) if isinstance(size, int) else tuple(size)
+    if len(size) not in (1, 2) or weight.ndim < len(size):
+        raise ValueError(
+            "size must be n with a weight (..., k), or (H, W) with a weight (..., k_h, k_w), "
+            f"got size {size} and a weight of shape {tuple(weight.shape)}"
+        )
+    reads = [
+        _reads(n, k, padding, stride, dilation).to(weight)
+        for n, k in zip(size, weight.shape[-len(size) :], strict=True)
+    ]
+    if len(size) == 1:
+        return torch.einsum("...a,aij->...ij", weight, reads[0])
+    W = torch.einsum("...ab,aij,bkl->...ikjl", weight, *reads)  # (..., H', W', H, W)
+    return W.flatten(-4, -3).flatten(-2)
+
+
+def attention_matrix(x: Tensor) -> Tensor:
+    """The W of bare self-attention, W_ij = softmax_j(x_i · x_j): equation (2) of arXiv 2106.04803.
+
+    x: (..., N, D), floating. Returns (..., N, N); every row is positive and sums to one.
+    """
+    return torch.softmax(x @ x.mT, dim=-1)
+
+
+def offsets(size: int | Sequence[int]) -> Tensor:
+    """The offset i − j of every pair of positions, axis by axis: (N, N, axes), integers.
+
+    size: n for a line, (H, W) for a grid; N = n or H·W.
+    """
+    size = (size,) if isinstance(size, int) else tuple(size)
+    places = torch.cartesian_prod(*(torch.arange(n) for n in size)).view(math.prod(size), -1)
+    return places[:, None] - places[None, :]
+
+
+def reach(W: Tensor, size: int | Sequence[int] | None = None) -> int:
+    """How far, in rows or columns, the farthest input with a nonzero weight lies from its output.
+
+    W: (N, N). size: (H, W) when the positions form a grid (default: a line of N). A circular W
+    reaches across the whole grid, since distances are not taken round the torus.
+    """
+    size = _size(W, size)
+    distance = offsets(size).abs().amax(-1)
+    return int(distance[W != 0].max()) if bool((W != 0).any()) else 0
+
+
+def is_toeplitz(
+    W: Tensor, size: int | Sequence[int] | None = None, tolerance: float = 1e-6
+) -> bool:
+    """Whether W_ij depends on the offset i − j alone: the same rule at every position.
+
+    W: (N, N). size: (H, W) when the positions form a grid (default: a line of N); then offsets have
+    two components and the question is whether W is doubly block-Toeplitz. Equal means within
+    `tolerance`.
+    """
+    size = _size(W, size)
+    lengths = torch.tensor([2 * n - 1 for n in size])
+    shifted = offsets(size) + torch.tensor(size) - 1  # 0 ... 2n − 2 on each axis
+    index = shifted[..., 0] if len(size) == 1 else shifted[..., 0] * lengths[1] + shifted[..., 1]
+    cells = W.new_zeros(int(lengths.prod()))
+    index, flat = index.flatten(), W.flatten()
+    highest = cells.scatter_reduce(0, index, flat, "amax", include_self=False)
+    lowest = cells.scatter_reduce(0, index, flat, "amin", include_self=False)
+    return bool((highest - lowest).max() <= tolerance)
+
+
+def describe(
+    operator: Callable[[Tensor], Tensor],
+    x: Tensor,
+    other: Tensor,
+    size: int | Sequence[int] | None = None,
+) -> dict[str, object]:
+    """What the weights of `operator`, a function from inputs (N, D) to W (N, N), look like.
+
+    x and other: two different inputs (N, D); asking for W twice is how "depends on x" is decided.
+    size: (H, W) when the positions form a grid. Returns a dict with
+    "reach" (int, see `reach`), "same rule" (bool, see `is_toeplitz`), "row sums" (lowest, highest),
+    "negative weights" (bool) and "depends on x" (bool).
+    """
+    if x.shape != other.shape or torch.equal(x, other):
+        raise ValueError("x and other must be two different inputs of the same shape")
+    W, W_other = operator(x), operator(other)
+    sums = W.sum(-1)
+    return {
+        "reach": reach(W, size),
+        "same rule": is_toeplitz(W, size),
+        "row sums": (float(sums.min()), float(sums.max())),
+        "negative weights": bool((W < 0).any()),
+        "depends on x": not torch.allclose(W, W_other),
+    }
+
+
+def margin(n: int, k: int, padding: str, dilation: int) -> int:
+    """How many positions to add on each side of an axis of length n for a kernel of k taps."""
+    if padding not in PADDINGS:
+        raise ValueError(f'padding must be "zero", "circular" or "none", got {padding!r}')
+    if dilation < 1:
+        raise ValueError(f"dilation must be 1 or more, got {dilation}")
+    span = dilation * (k - 1) + 1
+    if padding == "none":
+        if span > n:
+            raise ValueError(f'a kernel spanning {span} does not fit an axis of {n} with "none"')
+        return 0
+    if k % 2 == 0:
+        raise ValueError(f'{padding} padding needs an odd kernel size, got {k}: use "none" for it')
+    return span // 2
+
+
+def output_length(padded: int, k: int, stride: int, dilation: int) -> int:
+    """How many outputs a kernel of k taps has on an axis of `padded` positions, border included."""
+    if stride < 1:
+        raise ValueError(f"stride must be 1 or more, got {stride}")
+    return (padded - dilation * (k - 1) - 1) // stride + 1
+
+
+def _reads(n: int, k: int, padding: str, stride: int, dilation: int) -> Tensor:
+    """(k, M, n) of 0 and 1: whether tap a of output i reads input j."""
+    before = margin(n, k, padding, dilation)
+    count = output_length(n + 2 * before, k, stride, dilation)
+    read = stride * torch.arange(count) + dilation * torch.arange(k)[:, None] - before  # (k, M)
+    if padding == "circular":
+        read = read % n
+    return read[..., None] == torch.arange(n)  # outside the grid: equal to no j, so a row of zeros
+
+
+def _size(W: Tensor, size: int | Sequence[int] | None) -> tuple[int, ...]:
+    """`size` as a tuple that fits the square matrix W."""
+    size = (W.shape[-1],) if size is None else (size,) if isinstance(size, int) else tuple(size)
+    if W.ndim != 2 or tuple(W.shape) != (math.prod(size),) * 2:
+        n = math.prod(size)
+        raise ValueError(f"W must be ({n}, {n}) for size {size}, got shape {tuple(W.shape)}")
+    return size

@@ -1,0 +1,160 @@
+"""Every exercise of every chapter: its solution as printed passes, wrong answers get their hint.
+
+The solutions are taken from the notebooks, the wrong answers from `wrong_answers/chNN.py` (written
+as a reader might, not with the package's own mistakes).
+"""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from coatnet_mini.exercises import check, find, verdict
+
+HERE = Path(__file__).parent
+CHAPTERS = sorted((HERE.parent / "chapters").glob("[0-9][0-9]_*.ipynb"))
+HEADING = re.compile(r"^### Exercise (\d+\.\d+) · \S.*$", re.M)
+EFFORT = re.compile(r"^difficulty [1-5] of 5 · \d+ min$", re.M | re.I)
+CHECK = re.compile(r'^check\("([^"]+)", (\w+)\)$', re.M)
+SOLUTION = re.compile(r"<summary>Solution</summary>.*?```python\n(.*?)```", re.S)
+
+
+def parse(path):
+    """{number: {"statement", "stub", "name", "solution"}} of one notebook, and its import cell."""
+    cells = nbformat.read(path, as_version=4).cells
+    imports = next(c.source for c in cells if c.id.endswith("imports"))
+    exercises, current, last_code = {}, None, ""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            if heading := HEADING.search(cell.source):
+                current = exercises[heading[1]] = {"statement": cell.source, "solution": ""}
+            if current is not None:
+                current["solution"] += "".join(SOLUTION.findall(cell.source))
+        else:
+            if found := CHECK.search(cell.source):
+                exercises[found[1]].update(
+                    stub=last_code, name=found[2], printed=str(cell.outputs)
+                )
+            last_code = cell.source
+    return exercises, imports
+
+
+PARSED = {path: parse(path) for path in CHAPTERS}
+PRINTED = [
+    pytest.param(number, parts, imports, id=number)
+    for exercises, imports in PARSED.values()
+    for number, parts in exercises.items()
+]
+
+
+def chapter_module(number):
+    return find(number).reference.__module__.rsplit(".", 1)[-1]
+
+
+def wrong_answers():
+    for path in sorted((HERE / "wrong_answers").glob("ch[0-9][0-9].py")):
+        spec = importlib.util.spec_from_file_location(f"wrong_answers_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for number, answers in module.WRONG.items():
+            for k, (answer, words) in enumerate(answers):
+                yield pytest.param(number, answer, words, id=f"{number}-{k}")
+
+
+WRONG = list(wrong_answers())
+EXERCISES = [find(p.id) for p in PRINTED]
+
+
+def function(source, name, imports):
+    """The function `name` that `source` defines, after the chapter's import cell."""
+    namespace = {}
+    exec(imports, namespace)
+    exec(source, namespace)
+    return namespace[name]
+
+
+def test_every_chapter_has_exercises_and_none_is_missing():
+    assert CHAPTERS, "no chapters found"
+    for path, (exercises, _) in PARSED.items():
+        chapter = int(path.name[:2])
+        expected = [f"{chapter}.{k + 1}" for k in range(len(exercises))]
+        assert exercises, f"{path.name} has no exercise"
+        assert list(exercises) == expected, path.name
+        module = importlib.import_module(f"coatnet_mini.exercises.ch{chapter:02d}")
+        assert [e.number for e in module.EXERCISES] == expected, path.name
+
+
+@pytest.mark.parametrize(("number", "parts", "imports"), PRINTED)
+def test_exercise_has_the_anatomy(number, parts, imports):
+    assert EFFORT.search(parts["statement"]), "difficulty and minutes are missing"
+    assert "not attempted yet" in parts["printed"]
+    assert f"Exercise {number}" in parts["printed"]
+    assert "->" in parts["stub"].split("\n")[0] + parts["stub"], "the stub has no types"
+    assert verdict(find(number), function(parts["stub"], parts["name"], imports)) == (
+        "not attempted yet."
+    )
+
+
+@pytest.mark.parametrize(("number", "parts", "imports"), PRINTED)
+def test_the_printed_solution_passes(number, parts, imports):
+    assert parts["solution"], "no solution in the notebook"
+    solution = function(parts["solution"], parts["name"], imports)
+    assert verdict(find(number), solution).startswith("passed")
+
+
+def test_every_exercise_has_a_wrong_answer():
+    assert {p.id for p in PRINTED} == {p.id.split("-")[0] for p in WRONG}
+
+
+@pytest.mark.parametrize(("number", "answer", "words"), WRONG)
+def test_wrong_answer_gets_its_hint(number, answer, words):
+    text = verdict(find(number), answer)
+    assert text.startswith("not yet."), text
+    assert words in text, text
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.number)
+def test_each_listed_mistake_fails_with_its_own_hint(exercise):
+    assert exercise.mistakes
+    for mistake in exercise.mistakes:
+        assert verdict(exercise, mistake.answer).endswith(f"Hint: {mistake.hint}")
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.number)
+def test_cases_are_reproducible_float64_and_not_all_square(exercise):
+    first, again = (exercise.cases(torch.Generator().manual_seed(0)) for _ in range(2))
+    assert len(first) >= 3
+    shapes = set()
+    for a, b in zip(first, again, strict=True):
+        for left, right in zip(a.values(), b.values(), strict=True):
+            if isinstance(left, torch.Tensor):
+                assert torch.equal(left, right)
+                assert left.dtype == torch.float64
+                shapes.add(tuple(left.shape))
+            else:
+                assert left == right
+                shapes.add(left)
+    assert len(shapes) > 1
+
+
+def test_check_prints_one_verdict(capsys):
+    check("1.1", lambda n: None)
+    assert capsys.readouterr().out == "Exercise 1.1: not attempted yet.\n"
+    check("1.1", find("1.1").reference)
+    assert capsys.readouterr().out.startswith("Exercise 1.1: passed (")
+    check("1.1", torch.eye(3))
+    assert "the function itself" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", ["1.99", "99.1", "one", ""])
+def test_unknown_exercise_is_named(number):
+    with pytest.raises(ValueError, match="there is no exercise"):
+        check(number, lambda: None)
+
+
+def test_nan_is_no_answer():
+    text = verdict(find("1.1"), lambda n: torch.full((n, n), float("nan")))
+    assert text.startswith("not yet.")

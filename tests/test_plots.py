@@ -1,0 +1,83 @@
+"""The figure style: white and wide enough, limits shared, signed maps centred, numbers written."""
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+from coatnet_mini import plots
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with mpl.rc_context():
+        plots.use_style()
+        yield
+    plt.close("all")
+
+
+def test_style_is_opaque_white_wide_and_legible():
+    figure, ax = plt.subplots()
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    assert ax.get_facecolor() == (1, 1, 1, 1)
+    assert figure.get_figwidth() == plots.WIDTH == 6.4
+    ax.set(xlabel="j", ylabel="i", title="W")
+    ax.legend([ax.plot([0, 1])[0]], ["row"])
+    texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_legend().get_texts()]
+    assert min(t.get_fontsize() for t in texts + ax.get_xticklabels()) >= 10
+    assert mpl.rcParams["image.cmap"] == "viridis"
+
+
+def test_limits_start_at_zero_or_are_centred_on_it():
+    assert plots.colour_limits(torch.tensor([0.2, 0.5]), [[0.7]]) == pytest.approx((0, 0.7))
+    assert plots.colour_limits([0.2, -0.9]) == pytest.approx((-0.9, 0.9))
+    assert plots.colour_limits([0.2], signed=True) == pytest.approx((-0.2, 0.2))
+    assert plots.colour_limits(torch.zeros(3)) == (0, 1)
+    for bad in ([], [float("nan")], [float("inf")]):
+        with pytest.raises(ValueError, match="finite"):
+            plots.colour_limits(bad)
+
+
+def test_heatmap_chooses_its_map_by_sign_and_writes_small_ones():
+    _, (left, right) = plt.subplots(1, 2)
+    positive = plots.heatmap(left, torch.rand(3, 4, requires_grad=True))
+    assert positive.cmap.name == plots.SEQUENTIAL
+    assert len(left.texts) == 12
+    signed = plots.heatmap(right, torch.randn(20, 20), mark=(2, 3))
+    assert signed.cmap.name == plots.DIVERGING
+    assert signed.norm.vmin == -signed.norm.vmax
+    assert not right.texts
+    assert right.patches[0].get_xy() == (2.5, 1.5)
+
+
+def test_written_numbers_contrast_with_their_cell():
+    _, ax = plt.subplots()
+    plots.heatmap(ax, [[0.0, 1.0]])
+    assert [(t.get_text(), t.get_color()) for t in ax.texts] == [("0", "white"), ("1", "black")]
+
+
+def test_compared_panels_share_their_limits():
+    figure = plots.heatmaps({"a": torch.eye(4), "b": -3 * torch.eye(4), "c": torch.rand(4, 4)})
+    images = [ax.images[0] for ax in figure.axes if ax.images]
+    assert len(images) == 3
+    assert {(im.norm.vmin, im.norm.vmax) for im in images} == {(-3, 3)}
+    assert {im.cmap.name for im in images} == {plots.DIVERGING}
+
+
+def test_picture_takes_grey_and_both_colour_orders():
+    _, ax = plt.subplots()
+    for shape in ((4, 5), (3, 4, 5), (4, 5, 3)):
+        assert plots.picture(ax, torch.rand(shape)).get_array().shape[:2] == (4, 5)
+
+
+def test_bad_input_is_named():
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=r"needs a matrix, got an array of shape \(3,\)"):
+        plots.heatmap(ax, torch.zeros(3))
+    with pytest.raises(ValueError, match=r"got shape \(2, 4, 5\)"):
+        plots.picture(ax, torch.zeros(2, 4, 5))
+    with pytest.raises(ValueError, match="at least one"):
+        plots.heatmaps({})

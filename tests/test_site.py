@@ -1,0 +1,472 @@
+"""The built site in a real browser, with every host but localhost out of reach."""
+
+import base64
+import itertools
+import json
+import time
+import zlib
+from pathlib import Path
+from statistics import median
+from urllib.parse import unquote, urldefrag
+
+import numpy as np
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
+from matplotlib import colormaps
+from playwright.sync_api import sync_playwright
+
+from coatnet_mini.explore import View
+from tests.chapter_figures import CHAPTERS, ROOT, figures_of, stored_specs
+from tests.site_server import serve
+from tools.find_chromium import find_chromium
+
+SITE = ROOT / "_build" / "html"
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 740}
+NAMES = [path.stem for path in CHAPTERS]
+REPORT = ROOT / "_build" / "site_report.json"
+
+# Reads back what is drawn: colours of every cell, bars and curves in units of their frame, texts.
+READ = """(root) => [...root.querySelectorAll('.cm-view')].map((view) => {
+  const name = view.querySelector('figcaption').textContent;
+  const canvas = view.querySelector('.cm-stage canvas');
+  if (canvas) {
+    const { width, height } = canvas;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+    const texts = [...view.querySelectorAll('.cm-cells span')].map((span) => span.textContent);
+    return { name, kind: 'map', width, height, data: [...data], texts };
+  }
+  const bars = [...view.querySelectorAll('.cm-bar')];
+  if (bars.length) {
+    const zero = Number(view.querySelector('.cm-zero').getAttribute('y1'));
+    const get = (bar, key) => Number(bar.getAttribute(key));
+    const data = bars.map((bar) => [get(bar, 'y'), get(bar, 'height'), zero]);
+    return { name, kind: 'bars', data };
+  }
+  const curves = [...view.querySelectorAll('.cm-stage .cm-curve')];
+  if (curves.length) {
+    const height = (point) => Number(point.split(',')[1]);
+    const points = (curve) => curve.getAttribute('points').split(' ').map(height);
+    return { name, kind: 'line', data: curves.map(points) };
+  }
+  return { name, kind: 'scalar', text: view.querySelector('output').textContent };
+})"""
+
+STEP_TIME = """(input) => {
+  const times = [];
+  for (let k = 0; k < 40; k++) {
+    const from = performance.now();
+    input.value = (input.valueAsNumber + 1) % (Number(input.max) + 1);
+    input.dispatchEvent(new Event('input', { bubbles: true }));
+    input.closest('.cm-explorable').getBoundingClientRect();
+    times.push(performance.now() - from);
+  }
+  return times;
+}"""
+
+
+@pytest.fixture(scope="module")
+def report():
+    """Measurements that are told, not gated: read them in _build/site_report.json."""
+    measured = {}
+    yield measured
+    REPORT.write_text(json.dumps(measured, indent=1))
+    print("\n" + json.dumps(measured, indent=1))
+
+
+@pytest.fixture(scope="module")
+def host():
+    assert (SITE / "index.html").is_file(), "the site is not built: run `make book` first"
+    with serve(SITE) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=find_chromium(), args=flags)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser, host):
+    """visit(path, ...) opens a page; at the end no page may have complained or asked elsewhere."""
+    contexts, complaints = [], []
+
+    def open_page(path, viewport=DESKTOP, address=None, **options):
+        context = browser.new_context(viewport=viewport, **options)
+        contexts.append(context)
+        allowed = (address or host[0], "data:", "blob:", "file://")
+
+        def guard(route):
+            if route.request.url.startswith(allowed):
+                route.continue_()
+            else:
+                complaints.append(f"{path} asks for {route.request.url}")
+                route.abort()
+
+        context.route("**/*", guard)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(f"{path}: {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                message.type in ("error", "warning")
+                and complaints.append(f"{path}: {message.text}")
+            ),
+        )
+        page.goto(f"{address or host[0]}/{path}")
+        page.wait_for_load_state("load")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not complaints, "\n".join(complaints)
+
+
+def pages() -> list[str]:
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    files = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
+    return [f"{file}.html" for file in files]
+
+
+def wait_for_figures(page) -> list:
+    """The page's figures, once all are drawn."""
+    page.wait_for_function(
+        "document.querySelectorAll('.cm-explorable-host').length === "
+        "document.querySelectorAll('.cm-explorable[data-ready]').length"
+    )
+    return page.query_selector_all(".cm-explorable")
+
+
+# ---- what Python says the browser must show --------------------------------------------------
+
+
+def colours(figure, name: str, numbers: np.ndarray) -> np.ndarray:
+    """(H, W, 4) bytes, by the figure's colour rules written down a second time."""
+    low, high = figure.limits[name]
+    kind = figure.views[name].kind
+    if numbers.ndim == 3:
+        grey = 255 * numbers / (255 if high > 1 else 1)
+        return np.concatenate([grey, np.full((*grey.shape[:2], 1), 255)], axis=2)
+    if kind == "heat" and low == -high:
+        hue = np.where(numbers[..., None] < 0, [58, 126, 201], [214, 69, 65])
+        return np.concatenate([hue, 255 * np.abs(numbers[..., None]) / high], axis=2)
+    level = (numbers - low) / (high - low)
+    table = colormaps["gray" if kind == "image" else "viridis"](np.arange(256))
+    return 255 * table[np.floor(255 * level + 0.5).astype(int)]
+
+
+def printed(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def assert_shows(root, figure, **options):
+    """Every view of the figure shows exactly the numbers that Python computed for `options`."""
+    shown = {view["name"]: view for view in root.evaluate(READ)}
+    assert list(sorted(shown)) == sorted(figure.views)
+    for name, view in figure.views.items():
+        numbers = figure.numbers(name, **options)
+        assert_view_shows(shown[name], figure, name, view, numbers)
+
+
+def assert_view_shows(drawn: dict, figure, name: str, view: View, numbers: np.ndarray):
+    low, high = figure.limits[name]
+    if view.kind == "scalar":
+        step = figure.tables[name]
+        digits = 1e-9 if step.exact else 5e-3 * abs(numbers.item())
+        assert abs(printed(drawn["text"]) - numbers.item()) <= digits
+    elif view.kind == "bars":
+        y, height, zero = np.array(drawn["data"]).T
+        value = np.where(y < zero - 1e-9, height, -height) * (high - low) / 100
+        assert np.allclose(value, numbers, atol=1e-6 * (high - low))
+    elif view.kind == "line":
+        value = high - np.array(drawn["data"]) * (high - low) / 100
+        assert np.allclose(value, numbers, atol=1e-6 * (high - low))
+    else:
+        pixels = np.array(drawn["data"]).reshape(drawn["height"], drawn["width"], 4)
+        expected = colours(figure, name, numbers)
+        opaque = expected[..., 3:] > 8  # of a faint pixel the canvas keeps few bits of hue
+        assert np.abs(pixels[..., 3] - expected[..., 3]).max() <= 1.01
+        assert np.abs((pixels - expected) * opaque)[..., :3].max() <= 16
+        assert [printed(t) for t in drawn["texts"]] == [*numbers.flat][: len(drawn["texts"])]
+
+
+def state_of(root) -> list[int]:
+    return root.evaluate(
+        "(root) => [...root.querySelectorAll('.cm-control')].map((control) => {"
+        "  const range = control.querySelector('input[type=range]');"
+        "  const radios = [...control.querySelectorAll('input[type=radio]')];"
+        "  return range ? range.valueAsNumber : radios.findIndex((radio) => radio.checked); })"
+    )
+
+
+def options_of(figure, root) -> dict:
+    return {a.name: a.values[k] for a, k in zip(figure.axes, state_of(root), strict=True)}
+
+
+# ---- explorables -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_stored_tables_are_what_the_package_computes(chapter):
+    fresh, stored = figures_of(chapter), stored_specs(chapter)
+    assert len(fresh) == len(stored) > 0
+    for (figure, function), spec in zip(fresh, stored, strict=True):
+        assert json.loads(figure.spec)["views"] == json.loads(spec)["views"]
+        assert_same_tables(json.loads(figure.spec)["data"], json.loads(spec)["data"])
+        states = list(itertools.product(*(a.values for a in figure.axes)))
+        for state in states[:: max(1, len(states) // 50)]:
+            options = {a.name: v for a, v in zip(figure.axes, state, strict=True)}
+            for name, value in function(**options).items():
+                exact = np.asarray(getattr(value, "values", value), dtype=float)
+                table = figure.tables[name]
+                half = table.mantissa / 10**table.decimals / 2 if table.exact else 1e-6
+                gap = np.abs(figure.numbers(name, **options) - exact)
+                assert gap.max() <= half * 1.001
+
+
+def assert_same_tables(first: str, second: str):
+    """Equal up to one step of the table: rounding differs between machines by a last digit."""
+    raw = [np.frombuffer(zlib.decompress(base64.b64decode(d)), np.uint8) for d in (first, second)]
+    assert raw[0].shape == raw[1].shape
+    assert (raw[0] != raw[1]).mean() < 0.01
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_keys_and_pointer_change_every_view_to_the_numbers_computed(chapter, visit):
+    page = visit(f"chapters/{chapter.stem}.html")
+    roots = wait_for_figures(page)
+    figures = [figure for figure, _ in figures_of(chapter)]
+    assert len(roots) == len(figures), "each explorable is rendered exactly once"
+    for root, figure in zip(roots, figures, strict=True):
+        root.scroll_into_view_if_needed()
+        assert state_of(root) == [a.start for a in figure.axes]
+        assert_shows(root, figure)
+        try_keys(root, figure)
+        try_pointer(page, root, figure)
+        root.query_selector(".cm-reset").click()
+        assert state_of(root) == [a.start for a in figure.axes]
+        assert_shows(root, figure)
+
+
+def try_keys(root, figure):
+    for k, control in enumerate(root.query_selector_all(".cm-control")):
+        last = len(figure.axes[k].values) - 1
+        if figure.axes[k].numeric:
+            slider = control.query_selector("input")
+            for key in ("End", "ArrowLeft", "Home", "ArrowRight"):
+                slider.press(key)
+                expected = {"End": last, "ArrowLeft": max(last - 1, 0), "Home": 0}
+                assert state_of(root)[k] == expected.get(key, min(1, last))
+                assert (
+                    slider.get_attribute("aria-valuetext")
+                    == figure.axes[k].options[state_of(root)[k]]
+                )
+                assert_shows(root, figure, **options_of(figure, root))
+        else:
+            for _ in range(last + 1):
+                control.query_selector("input:checked").press("ArrowRight")
+                assert_shows(root, figure, **options_of(figure, root))
+
+
+def try_pointer(page, root, figure):
+    """Hover reads the number under the pointer; a click moves the mark there."""
+    stages = [v for v in root.query_selector_all(".cm-view") if v.query_selector(".cm-stage")]
+    views = {v.query_selector("figcaption").text_content(): v for v in stages}
+    for name, element in views.items():
+        view, stage = figure.views[name], element.query_selector(".cm-stage")
+        rows = 1 if view.kind in ("bars", "line") else view.values.shape[0]
+        columns = view.values.shape[1] if view.kind != "bars" else view.values.shape[0]
+        for row, column in {(0, 0), (rows - 1, columns // 2), (rows // 2, columns - 1)}:
+            place = at_cell(stage, view, row, column, rows, columns)
+            stage.hover(position=place)
+            assert_read(element, figure, name, row, column, options_of(figure, root))
+            if view.mark:
+                stage.click(position=place)
+                marked = [a.name for a in figure.axes].index(view.mark[0])
+                wanted = {"cell": row * columns + column, "row": row, "column": column}[
+                    view.mark[1]
+                ]
+                if wanted in figure.axes[marked].values:
+                    assert figure.axes[marked].values[state_of(root)[marked]] == wanted
+                assert_shows(root, figure, **options_of(figure, root))
+    page.mouse.move(0, 0)
+
+
+def at_cell(stage, view, row, column, rows, columns) -> dict:
+    box = stage.bounding_box()
+    across = (column + 0.5) / columns
+    if view.kind == "line":
+        x = np.array(view.x or range(columns))
+        across = min(max((x[column] - x[0]) / (x[-1] - x[0]), 0.002), 0.998)
+    inner = (box["width"] - 2, box["height"] - 2)  # inside the border
+    return {"x": inner[0] * across, "y": inner[1] * (row + 0.5) / rows}
+
+
+def assert_read(element, figure, name, row, column, options):
+    text = element.query_selector(".cm-read").text_content()
+    numbers = figure.numbers(name, **options)
+    kind = figure.views[name].kind
+    expected = {
+        "bars": lambda: numbers[[column]],
+        "line": lambda: numbers[:, column],
+        "heat": lambda: numbers[row, [column]],
+        "image": lambda: np.atleast_1d(numbers[row, column]),
+    }[kind]()
+    read = [printed(part.split()[-1]) for part in text.split(": ", 1)[1].split(", ")]
+    assert np.allclose(read, expected, rtol=5e-3 if not figure.tables[name].exact else 1e-9)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_pictures_are_read_by_keyboard(chapter, visit):
+    page = visit(f"chapters/{chapter.stem}.html")
+    root = wait_for_figures(page)[0]
+    stage = root.query_selector(".cm-stage")
+    stage.focus()
+    page.keyboard.press("ArrowRight")
+    assert root.query_selector(".cm-live").text_content()
+    label = stage.get_attribute("aria-label")
+    figure = figures_of(chapter)[0][0]
+    for axis in figure.axes:
+        assert f"{axis.label} = {axis.options[axis.start]}" in label
+
+
+def test_figures_live_from_a_folder_on_disk(visit):
+    page = visit(f"chapters/{NAMES[0]}.html", address=f"file://{SITE}")
+    root = wait_for_figures(page)[0]
+    figure = figures_of(CHAPTERS[0])[0][0]
+    slider = root.query_selector("input[type=range]")
+    slider.press("End")
+    assert_shows(root, figure, **options_of(figure, root))
+
+
+def test_without_javascript_there_is_a_still_with_words(browser, host):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{host[0]}/chapters/{NAMES[0]}.html")
+    still = page.query_selector(".cm-explorable-host img")
+    assert still.is_visible()
+    assert still.get_attribute("alt") == repr(figures_of(CHAPTERS[0])[0][0])
+    context.close()
+
+
+# ---- pages -----------------------------------------------------------------------------------
+
+
+def test_every_page_is_there():
+    built = {str(p.relative_to(SITE)) for p in SITE.rglob("*.html") if "_static" not in p.parts}
+    assert set(pages()) <= built
+    extra = built - set(pages()) - {"index.html", "search.html", "genindex.html"}
+    assert not extra, f"pages outside the table of contents: {sorted(extra)}"
+    assert len(CHAPTERS) == sum(page.startswith("chapters/") for page in pages())
+
+
+@pytest.mark.parametrize("page", pages())
+def test_internal_links_lead_somewhere(page):
+    soup = BeautifulSoup((SITE / page).read_text(encoding="utf-8"), "html.parser")
+    for link in soup.select("a[href], link[href], script[src], img[src]"):
+        target = link.get("href") or link.get("src")
+        if target.startswith(("http://", "https://", "mailto:", "data:", "javascript:")):
+            continue
+        path, anchor = urldefrag(unquote(target.split("?")[0]))
+        file = (SITE / page).parent / path if path else SITE / page
+        assert file.exists(), f"{page} links to {target}"
+        if anchor and file.suffix == ".html":
+            found = BeautifulSoup(file.read_text(encoding="utf-8"), "html.parser")
+            assert found.find(id=anchor), f"{page} links to {target}, which has no such place"
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_picture_has_words(page):
+    soup = BeautifulSoup((SITE / page).read_text(encoding="utf-8"), "html.parser")
+    for picture in soup.select("article img"):
+        alt = picture.get("alt", "")
+        assert len(alt) > 15 and not alt.startswith(".."), (
+            f"{page}: {picture.get('src')[:60]}: {alt!r}"
+        )
+
+
+@pytest.mark.parametrize("path", pages())
+def test_nothing_is_wider_than_a_phone(path, visit):
+    page = visit(path, viewport=PHONE)
+    wait_for_figures(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    wide = page.evaluate("""() => {
+      const scrolls = (node) => {
+        for (let n = node; n && n.tagName !== 'ARTICLE'; n = n.parentElement)
+          if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(n).overflowX)) return true;
+        return false;
+      };
+      return [...document.querySelectorAll('article *')]
+        .filter((n) => n.getBoundingClientRect().right > 376 && !scrolls(n) && n.offsetParent)
+        .map((n) => `${n.tagName}.${n.className}`);
+    }""")
+    assert not wide
+
+
+@pytest.mark.parametrize("path", [p for p in pages() if p.startswith("chapters/")])
+def test_no_line_of_code_is_cut_on_a_desktop(path, visit):
+    page = visit(path)
+    cut = page.evaluate(
+        "() => [...document.querySelectorAll('article pre')]"
+        ".filter((pre) => pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.textContent)"
+    )
+    assert not cut
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", pages())
+def test_axe_finds_no_serious_violation(path, scheme, visit):
+    page = visit(path, color_scheme=scheme)
+    wait_for_figures(page)
+    found = Axe().run(page, context="article")
+    grave = [
+        f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:160]}"
+        for v in found.response["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
+    assert not grave, "\n".join(grave)
+
+
+def test_search_finds_a_word_of_the_glossary(visit):
+    page = visit("search.html?q=Toeplitz")
+    page.wait_for_selector("#search-results li a")
+    found = [a.get_attribute("href") for a in page.query_selector_all("#search-results li a")]
+    assert any("glossary" in href for href in found)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chapter_is_light_and_soon_live(name, visit, host, report):
+    """Bytes are gated; times are told (the machine is shared)."""
+    host[1].clear()
+    page = visit(f"chapters/{name}.html")
+    start = time.monotonic()
+    roots = wait_for_figures(page)
+    live = page.evaluate("performance.now()") if time.monotonic() - start < 5 else float("inf")
+    page.wait_for_load_state("networkidle")
+    total = sum(host[1].values())
+    steps = [
+        median(root.query_selector("input[type=range]").evaluate(STEP_TIME))
+        for root in roots
+        if root.query_selector("input[type=range]")
+    ]
+    report[name] = {
+        "transferred_kB": round(total / 1e3),
+        "live_after_ms": round(live),
+        "slider_step_ms_median": [round(s, 2) for s in steps],
+    }
+    assert total <= 2.5e6
+
+
+def test_an_unstamped_book_shows_no_colab_button():
+    config = (ROOT / "_config.yml").read_text()
+    if "colab_url" in config:
+        pytest.skip("the book is stamped with its home")
+    for page in pages():
+        assert "colab.research.google.com" not in (SITE / page).read_text(encoding="utf-8"), page
+    assert not Path(SITE / "README.html").exists()

@@ -1,0 +1,172 @@
+"""Axes, views and tables of explorable figures, without a browser."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from coatnet_mini.explore import axis, bars, explore, heat, image, line, scalar
+from coatnet_mini.views import LARGE, make_axes, tabulate
+
+ANY = {"t": [0, 1, 2]}
+
+
+def figure(view, **axes):
+    return explore(lambda **_: {"v": view}, "title", **(axes or ANY))
+
+
+def decoded(table, shape):
+    """All numbers of a table, with the axes that nothing changes spread out again."""
+    start = np.tensordot(np.indices(shape), np.array(table.strides), axes=(0, 0))
+    cells = table.codes.shape[-1]
+    return table.numbers(table.codes.reshape(-1)[start[..., None] + np.arange(cells)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        np.float64,
+        hnp.array_shapes(min_dims=2, max_dims=4, max_side=5),
+        elements=st.floats(-1e6, 1e6, allow_subnormal=False),
+    )
+)
+def test_tables_keep_every_number_to_a_thousandth_of_the_range(values):
+    table = tabulate("bars", values, 1)
+    back = decoded(table, values.shape[:-1])
+    assert table.exact
+    span = np.ptp(values) or np.abs(values).max()
+    assert np.abs(back - values).max() <= span / 1000 / 2
+
+
+def test_whole_numbers_and_bytes_are_exact():
+    table = tabulate("image", np.arange(256.0).reshape(1, 16, 16), 2)
+    assert table.codes.dtype == np.uint8
+    assert np.array_equal(decoded(table, (1,))[0], np.arange(256.0))
+
+
+def test_large_pictures_take_one_byte_small_ones_two():
+    values = np.random.default_rng(0).random((LARGE // 4, 2, 4))
+    assert tabulate("heat", values, 2).codes.dtype == np.uint8
+    assert tabulate("heat", values[:9], 2).codes.dtype == np.uint16
+    back = decoded(tabulate("heat", values, 2), (len(values),))
+    assert np.abs(back - values.reshape(-1, 8)).max() <= 0.0025
+
+
+def test_printed_numbers_are_multiples_of_a_round_step():
+    table = tabulate("heat", np.random.default_rng(0).random((LARGE, 1, 2)), 2)
+    assert (table.mantissa, table.decimals) in {(5, 3), (1, 2)}
+
+
+def test_numbers_of_many_magnitudes_stay_floats():
+    errors = np.array([1e-16, 3e-9, 0.2])
+    table = tabulate("scalar", errors, 0)
+    assert not table.exact
+    assert np.allclose(decoded(table, (3,))[:, 0], errors, rtol=1e-7)
+
+
+def test_axes_that_change_nothing_are_not_stored():
+    def views(i, t):
+        return {"W": heat(np.eye(4) * t), "row": bars(np.eye(4)[i] * t), "still": image(np.eye(4))}
+
+    shown = explore(views, "title", i=range(4), t=[1.0, 2.0, 3.0])
+    sizes = {name: table.codes.size for name, table in shown.tables.items()}
+    assert sizes == {"W": 3 * 16, "row": 4 * 3 * 4, "still": 16}
+    assert np.array_equal(shown.numbers("row", i=2, t=3.0), [0, 0, 3, 0])
+    assert np.array_equal(shown.numbers("W", i=3, t=2.0), 2 * np.eye(4))
+
+
+def test_numbers_are_those_of_the_function():
+    def views(operator, t):
+        base = torch.linspace(-1, 1, 6) ** (1 if operator == "odd" else 2)
+        return {"v": base * t, "sum": (base * t).sum(), "m": torch.outer(base, base) * t}
+
+    shown = explore(views, "title", operator=["odd", "even"], t=np.linspace(0.1, 2, 7))
+    for operator in ("odd", "even"):
+        for t in shown.axes[1].values:
+            for name, value in views(operator, t).items():
+                got = shown.numbers(name, operator=operator, t=t)
+                assert np.abs(got - value.numpy()).max() < 1e-3
+
+
+def test_plain_values_choose_their_view():
+    shown = explore(
+        lambda t: {"a": 1.0, "b": torch.zeros(3), "c": np.zeros((2, 2))}, "title", t=[1]
+    )
+    assert [v.kind for v in shown.views.values()] == ["scalar", "bars", "heat"]
+
+
+def test_views_on_one_scale_share_their_limits():
+    def views(t):
+        return {
+            "a": heat(np.full((2, 2), t), scale="both"),
+            "b": heat(np.full((2, 2), -3.0), scale="both"),
+            "c": heat(np.full((2, 2), t)),
+        }
+
+    shown = explore(views, "title", t=[1.0, 2.0])
+    assert shown.limits == {"a": [-3, 3], "b": [-3, 3], "c": [1, 2]}
+
+
+def test_start_values():
+    shown = explore(lambda **_: {"v": 1.0}, "t", a=range(5), b=axis([3, 9], start=9), c=["x", "y"])
+    assert shown.state == [2, 1, 0]
+
+
+def test_repr_says_the_figure_in_words_and_holds_no_address():
+    def views(T):
+        return {"weights": torch.softmax(torch.arange(4.0) / T, 0), "largest": scalar(T)}
+
+    shown = explore(views, "Softmax temperature", T=axis([0.5, 1.0, 2.0], start=1.0))
+    expected = "Softmax temperature: T = 1 (of 0.5 to 2): weights (4) 0.0321 to 0.644; largest 1"
+    assert repr(shown) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: figure(1.0, i=[]), 'axis "i" is empty'),
+        (lambda: figure(1.0, i=[1, "a"]), 'axis "i" mixes numbers and names'),
+        (lambda: figure(1.0, i="abc"), "axis \"i\" is 'abc'; it needs a list"),
+        (lambda: figure(1.0, i=[1, 1.0]), 'axis "i" has two values that read the same'),
+        (lambda: figure(1.0, i=[np.nan]), 'axis "i" has a value that is not finite'),
+        (lambda: figure(1.0, i=axis([1, 2], start=3)), 'axis "i" cannot start at 3'),
+        (lambda: figure(1.0, **{k: [1] for k in "abcde"}), "1 to 4 axes, not 5"),
+        (lambda: figure(np.nan), 'view "v" is not finite (NaN or infinity) at t = 0'),
+        (lambda: figure([[1, 2], [3]]), "numbers in rows of one length"),
+        (lambda: figure(np.zeros((0, 3))), "none empty"),
+        (lambda: figure(np.zeros((2, 2, 2))), "at most 2"),
+        (lambda: figure(image(np.zeros((2, 2, 4)))), "not (H, W) or (H, W, 3)"),
+        (lambda: figure(bars([1, 2], labels=["a"])), "1 labels for 2 values"),
+        (lambda: figure(line([1, 2], x=[0, 1, 2])), "3 x for 2 values"),
+        (lambda: figure(bars([1, 2], mark="t")), "whole numbers 0 to 1 only"),
+        (
+            lambda: figure(bars([1, 2], mark="u")),
+            'view "v" marks "u"; the numeric axes are [\'t\']',
+        ),
+        (lambda: explore(lambda t: np.zeros(t), "x", t=[1, 2]), "returns ndarray"),
+        (lambda: explore(lambda t: {"v": np.zeros(t)}, "x", t=[1, 2]), "has shape (2,) at t = 2"),
+        (lambda: explore(lambda t: {f"v{t}": 1}, "x", t=[1, 2]), "the views change"),
+        (lambda: heat(np.eye(2), row="i", mark="i"), "one of mark, row and column"),
+        (lambda: explore(lambda **_: {"v": 1}, "x", a=range(300), b=range(300)), "90,000 states"),
+    ],
+)
+def test_bad_input_is_one_clear_line(make, message):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_a_figure_over_its_budget_says_what_to_thin_out():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        explore(lambda i, t: {"map": rng.random((64, 64))}, "Big", i=range(200), t=[1, 2])
+    assert 'view "map" takes 1.64 MB: show fewer cells, or thin out axis "i" (200 values)' in str(
+        error.value
+    )
+
+
+def test_an_axis_takes_numpy_and_torch_numbers():
+    assert make_axes({"t": np.linspace(0, 1, 3)})[0].options == ["0", "0.5", "1"]
+    assert make_axes({"t": torch.arange(3)})[0].values == (0, 1, 2)

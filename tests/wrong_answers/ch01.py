@@ -1,0 +1,118 @@
+"""Answers that readers of chapter 1 might give, each with words of the hint it must get."""
+
+import torch
+import torch.nn.functional as F
+
+
+def shift_by_loop_transposed(n):
+    W = torch.zeros(n, n)
+    for i in range(n - 2):
+        W[i, i + 2] = 1
+    return W
+
+
+def shift_diag_one(n):
+    return torch.diag(torch.ones(n - 1), -1)
+
+
+def shift_wraps(n):
+    W = torch.zeros(n, n)
+    for i in range(n):
+        W[i, (i - 2) % n] = 1
+    return W
+
+
+def reverse_rolls(n):
+    W = torch.zeros(n, n)
+    for i in range(n):
+        W[i, (n - i) % n] = 1
+    return W
+
+
+def reverse_past_the_end(n):
+    W = torch.zeros(n, n)
+    for i in range(n):
+        W[i, n - i] = 1
+    return W
+
+
+def main_diagonal_only(W):
+    names = set()
+    if (W.diagonal() == W[0, 0]).all():
+        names.add("same rule")
+    if torch.allclose(W.sum(1), torch.ones(len(W)).to(W)) and (W >= 0).all():
+        names.add("average")
+    return names
+
+
+def sums_columns(W):
+    names = set()
+    if torch.equal(W[1:, 1:], W[:-1, :-1]):
+        names.add("same rule")
+    if torch.allclose(W.sum(0), torch.ones(len(W)).to(W)) and (W >= 0).all():
+        names.add("average")
+    return names
+
+
+def forgets_negative(W):
+    names = set()
+    if torch.equal(W[1:, 1:], W[:-1, :-1]):
+        names.add("same rule")
+    if torch.allclose(W.sum(1), torch.ones(len(W)).to(W)):
+        names.add("average")
+    return names
+
+
+def box_by_pooling_of_ones(height, width, radius):
+    N, k = height * width, 2 * radius + 1
+    basis = torch.eye(N, dtype=torch.float64).view(N, 1, height, width)
+    return F.avg_pool2d(basis, k, stride=1, padding=radius).view(N, N).T
+
+
+def box_on_flat_index(height, width, radius):
+    N = height * width
+    W = torch.zeros(N, N, dtype=torch.float64)
+    for i in range(N):
+        for j in range(max(0, i - radius), min(N, i + radius + 1)):
+            W[i, j] = 1
+    return W / W.sum(dim=1, keepdim=True)
+
+
+def box_divided_along_columns(height, width, radius):
+    N = height * width
+    W = torch.zeros(N, N, dtype=torch.float64)
+    for i in range(N):
+        for j in range(N):
+            rows, columns = abs(i // width - j // width), abs(i % width - j % width)
+            W[i, j] = float(max(rows, columns) <= radius)
+    return W / W.sum(dim=0)
+
+
+WRONG = {
+    "1.1": [
+        (shift_by_loop_transposed, "transpose"),
+        (shift_diag_one, "one position, not two"),
+        (shift_wraps, "wraps round"),
+        (lambda n: torch.eye(n), "the identity"),
+        (lambda n: torch.zeros(n), "expected shape (5, 5), got (5,)"),
+        (lambda n: [[0.0] * n] * n, "expected a tensor, got [["),
+    ],
+    "1.2": [
+        (lambda n: torch.eye(n), "the identity"),
+        (lambda n: torch.flip(torch.eye(n), (0, 1)), "flip one"),
+        (reverse_rolls, "off by one"),
+        (reverse_past_the_end, "stopped with IndexError"),
+    ],
+    "1.3": [
+        (main_diagonal_only, "not on the main one alone"),
+        (sums_columns, "you summed the columns"),
+        (forgets_negative, "no average"),
+        (lambda W: ["same rule"], "expected {'same rule'}, got ['same rule']"),
+        (lambda W: set(), "expected {'same rule'}, got set()"),
+    ],
+    "1.4": [
+        (box_by_pooling_of_ones, "divide by the neighbours that exist"),
+        (box_on_flat_index, "flat index"),
+        (box_divided_along_columns, "columns sum to one"),
+    ],
+}
