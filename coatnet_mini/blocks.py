@@ -68,8 +68,8 @@ def make_shortcut(dim: int, out_dim: int, stride: int, pool: str) -> nn.Sequenti
 def check_grid(x: Tensor, stride: int) -> None:
     """Refuse grids whose two branches would come out in different sizes."""
     if x.shape[2] % stride or x.shape[3] % stride:
-        raise ValueError(f"a {x.shape[2]}×{x.shape[3]} grid cannot be halved: both sides must be "
-                         f"multiples of {stride}")  # fmt: skip
+        raise ValueError(f"a {x.shape[2]}×{x.shape[3]} grid does not fit stride {stride}: "
+                         f"both sides must be multiples of {stride}")  # fmt: skip
 
 
 class StochasticDepth(nn.Module):

@@ -17,22 +17,18 @@ __all__ = ["MODELS", "CoAtNet", "CoAtNetConfig", "Stage", "create_model", "list_
 class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
     """Convolution and attention, stacked vertically: images (B, C, H, W) → logits (B, classes).
 
-    `stages` holds S0 (the stem), S1, S2, ...; the last grid is averaged, normalised and
+    `stages` holds "S0" (the stem), "S1", "S2", ...; the last grid is averaged, normalised and
     classified (paper, Figure 4 and Appendix A.1).
     """
 
     def __init__(self, config: CoAtNetConfig):
         super().__init__()
         self.config = config
-        first = config.stages[0]
-        self.stages = nn.ModuleList([make_stem(config)])
-        dim = first.width
-        for stage, grid, rates in zip(
-            config.stages[1:], config.grids[1:], config.drop_path_rates, strict=True
-        ):
-            self.stages.append(make_stage(config, stage, dim, grid, rates))
-            dim = stage.width
-        self.head = make_head(config, dim)
+        names = config.stage_names
+        self.stages = nn.ModuleDict({names[0]: make_stem(config)})
+        for n, rates in enumerate(config.drop_path_rates, 1):
+            self.stages[names[n]] = make_stage(config, n, rates)
+        self.head = make_head(config)
         self.apply(partial(init_weights, scheme=config.init))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -52,7 +48,7 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
         """
         self.check(images)
         x = images.contiguous(memory_format=torch.channels_last)
-        for stage in self.stages:
+        for stage in self.stages.values():
             x = stage(x)
         return x
 
@@ -62,7 +58,7 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
         self.check(images)
         x = images.contiguous(memory_format=torch.channels_last)
         maps = {}
-        for name, stage in zip(self.config.stage_names, self.stages, strict=True):
+        for name, stage in self.stages.items():
             for n, block in enumerate(stage):
                 if isinstance(block, TransformerBlock):
                     maps[f"{name}.{n}"] = block.attention_weights(x)
@@ -95,25 +91,26 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
 
 
 def make_stem(config: CoAtNetConfig) -> nn.Module:
-    stage = config.stages[0]
+    stage, channels = config.stages[0], config.in_channels
     if stage.kind == "P":
-        return nn.Sequential(
-            nn.Conv2d(config.in_channels, stage.width, stage.stride, stage.stride)
-        )
-    eps = config.batch_norm_eps if config.conv_norm == "batch" else config.layer_norm_eps
-    return ConvStem(
-        config.in_channels, stage.width, stage.stride, stage.depth, config.conv_norm, eps
-    )
+        return nn.Sequential(nn.Conv2d(channels, stage.width, stage.stride, stage.stride))
+    norm = config.conv_norm
+    return ConvStem(channels, stage.width, stage.stride, stage.depth, norm, eps_of(config, norm))
 
 
-def make_stage(config: CoAtNetConfig, stage: Stage, dim: int, grid, rates) -> nn.Sequential:
-    """The blocks of one stage; the first strides and changes the width from `dim`."""
+def eps_of(config: CoAtNetConfig, norm: str) -> float:
+    return config.batch_norm_eps if norm == "batch" else config.layer_norm_eps
+
+
+def make_stage(config: CoAtNetConfig, n: int, rates: list[float]) -> nn.Sequential:
+    """The blocks of stage n, one for each rate of stochastic depth."""
+    stage, grid, dim = config.stages[n], config.grids[n], config.stages[n - 1].width
     norm = config.conv_norm if stage.kind == "C" else config.transformer_norm
     shared = dict(
         expansion=config.expansion,
         pool=config.pool,
         norm=norm,
-        eps=config.batch_norm_eps if norm == "batch" else config.layer_norm_eps,
+        eps=eps_of(config, norm),
     )
     if stage.kind == "C":
         make = partial(MBConv, se_ratio=config.se_ratio, downsample=config.downsample, **shared)
@@ -123,23 +120,18 @@ def make_stage(config: CoAtNetConfig, stage: Stage, dim: int, grid, rates) -> nn
             TransformerBlock, grid=grid, head_dim=config.head_dim, relative_bias=bias, **shared
         )
     first = make(dim, stage.width, stride=stage.stride, drop_path=rates[0])
-    return nn.Sequential(
-        first, *(make(stage.width, stage.width, drop_path=rate) for rate in rates[1:])
-    )
+    rest = [make(stage.width, stage.width, drop_path=rate) for rate in rates[1:]]
+    return nn.Sequential(first, *rest)
 
 
-def make_head(config: CoAtNetConfig, dim: int) -> nn.Sequential:
+def make_head(config: CoAtNetConfig) -> nn.Sequential:
     """Norm, for "tanh" a hidden layer, and the classifier: (B, D) → (B, classes)."""
-    hidden = [("hidden", nn.Linear(dim, dim)), ("tanh", nn.Tanh())]
-    return nn.Sequential(
-        OrderedDict(
-            [
-                ("norm", nn.LayerNorm(dim, config.layer_norm_eps)),
-                *(hidden if config.head == "tanh" else []),
-                ("classifier", nn.Linear(dim, config.num_classes)),
-            ]
-        )
-    )
+    dim = config.stages[-1].width
+    layers = OrderedDict(norm=nn.LayerNorm(dim, config.layer_norm_eps))
+    if config.head == "tanh":
+        layers.update(hidden=nn.Linear(dim, dim), tanh=nn.Tanh())
+    layers.update(classifier=nn.Linear(dim, config.num_classes))
+    return nn.Sequential(layers)
 
 
 FAMILY = {  # Table 3 of the paper: depths and widths of S0 to S4, all of layout CCTT

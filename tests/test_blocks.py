@@ -1,0 +1,345 @@
+"""blocks.py against loops and formulas written here, in float64, with mistakes that must show."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coatnet_mini.blocks import (
+    MLP,
+    ConvStem,
+    LayerNorm2d,
+    MBConv,
+    SqueezeExcitation,
+    StochasticDepth,
+    TransformerBlock,
+    as_grid,
+    as_tokens,
+    init_weights,
+    make_norm,
+    make_pool,
+)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def same(a, b, tolerance=1e-10):
+    return a.shape == b.shape and (a - b).abs().max().item() < tolerance
+
+
+def shake(module):
+    """Random values everywhere, so that no identity or zero hides a mistake."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.normal_(std=0.5)
+            if name.endswith(("running_var", "norm.weight")):
+                tensor.abs_().add_(0.5)
+    return module
+
+
+# The loops that specify -------------------------------------------------------------------
+
+
+def pool_loop(x, kind, s):
+    B, D, H, W = x.shape
+    y = torch.empty(B, D, H // s, W // s)
+    for i in range(H // s):
+        for j in range(W // s):
+            window = x[:, :, s * i : s * i + s, s * j : s * j + s].flatten(2)
+            y[:, :, i, j] = window.amax(-1) if kind == "max" else window.mean(-1)
+    return y
+
+
+def layer_norm_loop(x, norm):
+    y = torch.empty_like(x)
+    for b in range(x.shape[0]):
+        for i in range(x.shape[2]):
+            for j in range(x.shape[3]):
+                v = x[b, :, i, j]
+                v = (v - v.mean()) / (v.var(unbiased=False) + norm.eps).sqrt()
+                y[b, :, i, j] = v * norm.weight + norm.bias
+    return y
+
+
+def batch_norm_loop(x, norm):
+    y = torch.empty_like(x)
+    for c in range(x.shape[1]):
+        mean, var = norm.running_mean[c], norm.running_var[c]
+        if norm.training:
+            mean, var = x[:, c].mean(), x[:, c].var(unbiased=False)
+        y[:, c] = (x[:, c] - mean) / (var + norm.eps).sqrt() * norm.weight[c] + norm.bias[c]
+    return y
+
+
+def depthwise_loop(x, kernel, stride):
+    """A 3×3 depthwise convolution with zeros beyond the border, one output at a time."""
+    B, D, H, W = x.shape
+    padded = F.pad(x, (1, 1, 1, 1))
+    y = torch.empty(B, D, (H + stride - 1) // stride, (W + stride - 1) // stride)
+    for i in range(y.shape[2]):
+        for j in range(y.shape[3]):
+            window = padded[:, :, stride * i : stride * i + 3, stride * j : stride * j + 3]
+            y[:, :, i, j] = (window * kernel[:, 0]).sum((2, 3))
+    return y
+
+
+def pointwise(x, conv):
+    y = torch.einsum("bchw,dc->bdhw", x, conv.weight[:, :, 0, 0])
+    return y if conv.bias is None else y + conv.bias[:, None, None]
+
+
+def gelu(x):
+    return x * 0.5 * (1 + torch.erf(x / 2**0.5))
+
+
+def shortcut_by_hand(block, x, kind):
+    x = pool_loop(x, kind, block.stride) if block.stride > 1 else x
+    convs = [m for m in block.shortcut if isinstance(m, nn.Conv2d)]
+    return pointwise(x, convs[0]) if convs else x
+
+
+def mbconv_by_hand(block, x, downsample, kind):
+    norm = batch_norm_loop if isinstance(block.norm, nn.BatchNorm2d) else layer_norm_loop
+    s = block.stride
+    y = norm(x, block.norm)
+    if downsample == "expand":
+        y = y[:, :, ::s, ::s]
+    y = gelu(norm(pointwise(y, block.expand), block.expand_norm))
+    y = depthwise_loop(y, block.depthwise.weight, s if downsample == "depthwise" else 1)
+    y = gelu(norm(y, block.depthwise_norm))
+    mean = y.mean((2, 3))
+    z = mean @ block.se.reduce.weight.T + block.se.reduce.bias
+    z = z / (1 + torch.exp(-z))
+    z = z @ block.se.expand.weight.T + block.se.expand.bias
+    y = y / (1 + torch.exp(-z))[:, :, None, None]
+    return shortcut_by_hand(block, x, kind) + pointwise(y, block.project)
+
+
+def transformer_by_hand(block, x, kind):
+    pooled = layer_norm_loop(x, block.norm)
+    if block.stride > 1:
+        pooled = pool_loop(pooled, kind, block.stride)
+    B, _, H, W = pooled.shape
+    tokens = torch.stack([pooled[:, :, n // W, n % W] for n in range(H * W)], 1)
+    y = block.attention.forward_written_out(tokens, (H, W))  # tested in test_attention.py
+    x = shortcut_by_hand(block, x, kind) + y.transpose(1, 2).reshape(B, -1, H, W)
+    y = layer_norm_loop(x, block.mlp_norm).permute(0, 2, 3, 1)
+    y = gelu(y @ block.mlp.expand.weight.T + block.mlp.expand.bias)
+    y = y @ block.mlp.project.weight.T + block.mlp.project.bias
+    return x + y.permute(0, 3, 1, 2)
+
+
+# 4. Transformer blocks --------------------------------------------------------------------
+
+
+class PooledFirst(TransformerBlock):
+    """The public mistake: Attention(Norm(Pool(x)))."""
+
+    def attend(self, x):
+        x = self.norm(self.pool(x))
+        H, W = x.shape[2:]
+        return as_grid(self.attention(as_tokens(x), (H, W)), H, W)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize("dim, out_dim, stride", [(6, 8, 2), (8, 8, 2), (8, 8, 1), (6, 8, 1)])
+def test_transformer_block_is_equation_4(kind, dim, out_dim, stride):
+    arguments = (dim, out_dim, (2, 3), stride, 4, 4, "pre", kind)
+    block = shake(TransformerBlock(*arguments))
+    x = torch.randn(2, dim, 2 * stride, 3 * stride)
+    expected = transformer_by_hand(block, x, kind)
+    assert same(block(x), expected)
+    assert len(block.shortcut) == 1 + (dim != out_dim)  # a projection only where widths change
+    if stride == 2:
+        broken = PooledFirst(*arguments)
+        broken.load_state_dict(block.state_dict())
+        assert not same(broken(x), expected, 1e-3)
+        other = TransformerBlock(*arguments[:-1], "avg" if kind == "max" else "max")
+        other.load_state_dict(block.state_dict())
+        assert not same(other(x), expected, 1e-3)
+
+
+# MBConv -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("downsample", ["expand", "depthwise"])
+@pytest.mark.parametrize("dim, out_dim, stride", [(3, 4, 2), (4, 4, 2), (4, 4, 1)])
+def test_mbconv_is_equation_5(norm, downsample, dim, out_dim, stride):
+    options = dict(downsample=downsample, norm=norm)
+    block = shake(MBConv(dim, out_dim, stride, **options))
+    x = torch.randn(2, dim, 4, 6)
+    for mode in (block.eval(), block.train()):
+        expected = mbconv_by_hand(block, x, downsample, "max")
+        assert same(mode(x), expected)
+    assert block.expand.out_channels == 4 * out_dim  # not 4·dim
+    assert block.se.reduce.out_features == out_dim // 4  # not a quarter of the hidden width
+    if stride == 2:
+        options["downsample"] = "depthwise" if downsample == "expand" else "expand"
+        broken = MBConv(dim, out_dim, stride, **options)
+        broken.load_state_dict(block.state_dict())
+        assert not same(broken(x), expected, 1e-3)
+
+
+def test_residual_options():
+    without = MBConv(4, 8, se_ratio=0)
+    assert isinstance(without.se, nn.Identity)
+    assert MBConv(4, 8, expansion=2).expand.out_channels == 16
+
+
+# 5. What a strided block reads ------------------------------------------------------------
+
+
+def share_read(block, x):
+    """The share of input positions in the gradient of the residual branch."""
+    x = x.clone().requires_grad_()
+    block.eval().residual(x).sum().backward()
+    return (x.grad.abs().sum((0, 1)) > 0).double().mean().item()
+
+
+def test_the_stride_of_equation_5_reads_a_quarter():
+    x = torch.randn(1, 4, 8, 8)
+    assert share_read(MBConv(4, 4, 2, downsample="expand", se_ratio=0), x) == 0.25
+    assert share_read(MBConv(4, 4, 2, downsample="depthwise", se_ratio=0), x) == 1.0
+    # The gate reads means of what the strided convolution wrote: still the same quarter.
+    assert share_read(MBConv(4, 4, 2, downsample="expand"), x) == 0.25
+
+
+# 9. Raster order, translation -------------------------------------------------------------
+
+
+def test_tokens_are_in_raster_order_and_come_back():
+    x = torch.arange(24.0).reshape(1, 2, 3, 4)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        tokens = as_tokens(x.contiguous(memory_format=memory))
+        for n in range(12):
+            assert torch.equal(tokens[0, n], x[0, :, n // 4, n % 4])
+        assert torch.equal(as_grid(tokens, 3, 4), x)
+        assert not torch.equal(as_grid(tokens, 4, 3).transpose(2, 3), x)
+    grid = x.contiguous(memory_format=torch.channels_last)
+    assert as_tokens(grid).data_ptr() == grid.data_ptr()  # a view
+
+
+def shift_error(block, x, shift):
+    moved = block(x.roll((shift, shift), (2, 3)))
+    back = moved.roll((-shift // block.stride,) * 2, (2, 3))
+    inner = (..., slice(2, -2), slice(2, -2))
+    return (back - block(x))[inner].abs().max().item()
+
+
+def test_mbconv_commutes_with_shifts_by_its_stride():
+    x = torch.zeros(1, 4, 16, 16)
+    x[:, :, 6:10, 6:10] = torch.randn(1, 4, 4, 4)
+    for stride in (1, 2):
+        block = shake(MBConv(4, 4, stride, se_ratio=0)).eval()
+        assert shift_error(block, x, stride) < 1e-10
+    assert shift_error(block, x, 1) > 1e-3  # a shift that the stride does not divide: aliasing
+
+
+# 10. Stochastic depth ---------------------------------------------------------------------
+
+
+def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
+    drop, x = StochasticDepth(0.3), torch.randn(4000, 2, 1, 3)
+    y = drop(x)
+    kept = (y != 0).flatten(1)
+    assert torch.equal(kept.all(1), kept.any(1))
+    assert same(y[kept[:, 0]], x[kept[:, 0]] / 0.7)
+    assert abs(kept[:, 0].double().mean().item() - 0.7) < 0.03  # 4 standard deviations
+    assert abs((y / x).mean().item() - 1) < 0.05
+    assert torch.equal(drop.eval()(x), x)
+    per_element = F.dropout(x, 0.3)
+    kept = (per_element != 0).flatten(1)
+    assert not torch.equal(kept.all(1), kept.any(1))
+
+
+def test_each_residual_of_a_transformer_block_draws_on_its_own():
+    block = shake(TransformerBlock(4, 4, (1, 1), head_dim=4, drop_path=0.5))
+    x = torch.randn(1, 4, 1, 1).repeat(400, 1, 1, 1)
+    kinds = {tuple(row) for row in block(x).detach().flatten(1).numpy().round(6).tolist()}
+    assert len(kinds) == 4  # both, either, none
+
+    class OneDraw(TransformerBlock):
+        def forward(self, x):
+            y = x + self.attend(x)
+            y = y + as_grid(self.mlp(as_tokens(self.mlp_norm(y))), 1, 1)
+            return x + self.drop_path(y - x)
+
+    broken = OneDraw(4, 4, (1, 1), head_dim=4, drop_path=0.5)
+    broken.load_state_dict(block.state_dict())
+    kinds = {tuple(row) for row in broken(x).detach().flatten(1).numpy().round(6).tolist()}
+    assert len(kinds) == 2
+
+
+# Parts ------------------------------------------------------------------------------------
+
+
+def test_layer_norm_2d_is_the_loop():
+    norm, x = shake(LayerNorm2d(5)), torch.randn(2, 5, 3, 4)
+    assert same(norm(x), layer_norm_loop(x, norm))
+    assert not same(F.layer_norm(x, x.shape[1:]), layer_norm_loop(x, norm), 1e-3)
+
+
+def test_stem_has_no_norm_after_its_last_convolution():
+    stem = shake(ConvStem(3, 4)).eval()
+    x = torch.randn(1, 3, 8, 6)
+    y = F.conv2d(x, stem[0].weight, stride=2, padding=1)
+    y = F.conv2d(gelu(batch_norm_loop(y, stem[1])), stem[3].weight, padding=1)
+    assert same(stem(x), y) and y.shape == (1, 4, 4, 3)
+    assert not same(stem(x), gelu(y), 1e-3)
+
+
+def test_mlp_is_wide_by_its_own_width():
+    mlp = MLP(6, 4)
+    assert mlp.expand.out_features == 24
+    assert mlp(torch.randn(2, 7, 6)).shape == (2, 7, 6)
+
+
+def test_squeeze_excitation_gates_by_the_whole_map():
+    se, x = shake(SqueezeExcitation(4, 2)), torch.randn(1, 4, 3, 3)
+    gates = (se(x) / x).flatten(2)
+    assert same(gates, gates[:, :, :1].expand(-1, -1, 9))
+    changed = x.clone()
+    changed[0, 0, 2, 2] += 5.0
+    assert not same(se(changed)[:, :, 0, 0], se(x)[:, :, 0, 0], 1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["fan", "normal"])
+def test_initialisation_has_the_documented_scale(scheme):
+    dense, depthwise = nn.Conv2d(64, 64, 3), nn.Conv2d(512, 512, 3, groups=512)
+    linear = nn.Linear(300, 500)
+    expected = {"fan": ((2 / 576) ** 0.5, (2 / 9) ** 0.5, (2 / 800) ** 0.5), "normal": (0.02,) * 3}
+    for module, std in zip((dense, depthwise, linear), expected[scheme], strict=True):
+        init_weights(module, scheme)
+        assert abs(module.weight.std().item() / std - 1) < 0.05
+        assert module.bias.abs().max() == 0
+
+
+# Bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: MBConv(4, 4, 2)(torch.zeros(1, 4, 3, 4)), "3×4 grid .* multiples of 2"),
+        (
+            lambda: TransformerBlock(4, 4, (1, 1), 2, 4)(torch.zeros(1, 4, 3, 2)),
+            "3×2 grid .* multiples of 2",
+        ),
+        (lambda: MBConv(4, 4, downsample="pool"), "downsample is 'pool'; choose from expand"),
+        (lambda: make_pool("mean", 2), "pool is 'mean'; choose from max, avg"),
+        (lambda: make_norm("group", 4), "norm is 'group'; choose from batch, layer"),
+        (lambda: StochasticDepth(1.0), "drop_path is 1.0; it must be at least 0 and below 1"),
+        (lambda: init_weights(nn.Linear(1, 1), "zeros"), "init is 'zeros'; choose from fan"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
