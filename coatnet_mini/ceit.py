@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import MLP, as_grid, as_tokens
-from coatnet_mini.config import as_tuple, check_options, check_positive
+from coatnet_mini.config import check_options, check_positive
 from coatnet_mini.vit import (
     EncoderBlock,
     TokenClassifier,
@@ -76,8 +76,11 @@ class CeiTConfig(ViTConfig):
     last_leff: bool = True
 
     def __post_init__(self):
+        if not isinstance(self.i2t_convs, tuple | list):
+            raise ValueError(f"i2t_convs is {self.i2t_convs!r}; it must be a sequence of "
+                             "(kernel, stride)")  # fmt: skip
         # Lists are what a configuration read from JSON holds.
-        convs = tuple(as_window("i2t_convs", window) for window in as_tuple(self.i2t_convs))
+        convs = tuple(as_window("i2t_convs", window) for window in self.i2t_convs)
         object.__setattr__(self, "i2t_convs", convs)
         if self.i2t_pool is not None:
             object.__setattr__(self, "i2t_pool", as_window("i2t_pool", self.i2t_pool))
@@ -106,15 +109,11 @@ class CeiTConfig(ViTConfig):
 
 def as_window(name: str, value) -> tuple[int, int]:
     """(kernel, stride) of a window that keeps its place: the kernel is odd."""
-    sides = as_tuple(value)
-    if (
-        len(sides) != 2
-        or not all(isinstance(side, int) and side > 0 for side in sides)
-        or sides[0] % 2 == 0
-    ):
-        raise ValueError(
-            f"{name} has {value!r}; a window is (kernel, stride), both positive, the kernel odd"
-        )
+    sides = tuple(value) if isinstance(value, tuple | list) else (value,)
+    positive = all(isinstance(side, int) and side > 0 for side in sides)
+    if len(sides) != 2 or not positive or sides[0] % 2 == 0:
+        raise ValueError(f"{name} has {value!r}; a window is (kernel, stride), both positive, "
+                         "the kernel odd")  # fmt: skip
     return sides
 
 
