@@ -21,7 +21,7 @@ class ImageClassifier(nn.Module, PyTorchModelHubMixin, library_name="coatnet_min
 
     def __init__(self, config):
         super().__init__()
-        self.config = config
+        self.config, self.total_stride = config, config.total_stride
 
     @torch.no_grad()
     def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class ImageClassifier(nn.Module, PyTorchModelHubMixin, library_name="coatnet_min
         if images.ndim != 4 or images.shape[1] != channels:
             raise ValueError(f"images must be (batch, {channels}, height, width), "
                              f"got {tuple(images.shape)}")  # fmt: skip
-        check_image_size((images.shape[2], images.shape[3]), self.config.total_stride)
+        check_image_size((images.shape[2], images.shape[3]), self.total_stride)
 
     @classmethod
     def _from_pretrained(cls, *, config=None, strict=True, **options):
