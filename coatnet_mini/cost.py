@@ -140,8 +140,12 @@ def total(model: nn.Module, rows: list[Cost], multiply_adds: int) -> Cost:
 
 def cost_table(rows: list[Cost]) -> str:
     """The rows of `cost` as a Markdown table, in millions and megabytes (10⁶ bytes)."""
-    columns = {"parameters (M)": "parameters", "multiply-adds (M)": "multiply_adds",
-               "activations (MB)": "activation_bytes", "attention (MB)": "attention_bytes"}  # fmt: skip
+    columns = {
+        "parameters (M)": "parameters",
+        "multiply-adds (M)": "multiply_adds",
+        "activations (MB)": "activation_bytes",
+        "attention (MB)": "attention_bytes",
+    }
     lines = [["part", "output", *columns], ["---", "---"] + ["---:"] * len(columns)]
     for row in rows:
         millions = [getattr(row, field) / 1e6 for field in columns.values()]

@@ -119,7 +119,7 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = as_tokens(x + resize_positions(self.positions, *x.shape[2:]))  # (B, H·W, D)
-        first = (self.class_token + self.class_position).expand(len(x), 1, -1)
+        first = (self.class_token + self.class_position).expand(x.shape[0], 1, -1)
         return torch.cat([first, x], 1)  # (B, 1 + H·W, D)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
