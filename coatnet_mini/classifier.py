@@ -28,12 +28,12 @@ class ImageClassifier(nn.Module, PyTorchModelHubMixin, library_name="coatnet_min
         """The weights of every attention layer: {"S3.0": (B, heads, N, N), ...}, in order."""
         maps = {}
 
-        def keep(attention: MultiHeadAttention, inputs: tuple) -> None:
+        def keep(attention: MultiHeadAttention, inputs: tuple, named: dict) -> None:
             name = paths[attention].removeprefix("stages.").removesuffix(".attention")
-            maps[name] = attention.weights(*inputs)
+            maps[name] = attention.weights(*inputs, **named)
 
         paths = {m: path for path, m in self.named_modules() if isinstance(m, MultiHeadAttention)}
-        handles = [attention.register_forward_pre_hook(keep) for attention in paths]
+        handles = [a.register_forward_pre_hook(keep, with_kwargs=True) for a in paths]
         try:
             self(images)
         finally:

@@ -42,8 +42,12 @@ TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_si
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def one_seed_and_one_thread():
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sharing such small tensors only costs time
+    yield
+    torch.set_num_threads(threads)
 
 
 def on_meta(name, **options):
@@ -435,9 +439,8 @@ def test_rows_of_the_ablations_are_configurations(row):
 
 @pytest.mark.parametrize("row", ABLATIONS)
 def test_rows_of_the_ablations_learn_at_32_pixels(row):
-    options = {"i2t_convs": ((3, 1),)} if row.startswith("I2T") else {}
-    options = {**ABLATIONS[row], **options, "i2t_channels": 4}
-    model = create_model("ceit_pico", num_classes=5, width=16, head_dim=8, depth=2, **options)
+    small = dict(width=16, head_dim=8, depth=2, num_classes=5)
+    model = create_model("ceit_pico", **small, **{**ABLATIONS[row], "i2t_channels": 4})
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
     dead = [n for n, p in model.named_parameters() if not p.grad.any()]
     assert all(n.startswith("blocks.1.mlp") for n in dead)
@@ -596,6 +599,18 @@ def test_copies_and_pickles_compute_the_same(make):
     model, x = make(), images()
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(twin(x), model(x))
+
+
+@BOTH
+def test_low_precision(make):
+    model, x = make(), images(48, 48)
+    expected = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.float()(x.float()).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    half = model.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half - expected).norm() < 0.1 * expected.norm()
 
 
 @BOTH

@@ -29,8 +29,12 @@ TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_si
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def one_seed_and_one_thread():
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sharing such small tensors only costs time
+    yield
+    torch.set_num_threads(threads)
 
 
 def on_meta(name, **options):
@@ -215,12 +219,11 @@ def test_positions_are_resized_by_the_bicubic_formula(old, new):
 
 
 def test_positions_are_resized_as_deit_does():
-    from timm.layers import resample_abs_pos_embed
-
+    resample = load_timm().layers.resample_abs_pos_embed
     model = tiny(image_size=32)
     flat = torch.cat([torch.zeros(1, 1, 12), as_tokens(model.embedding.positions[None])], 1)
     options = dict(new_size=[6, 5], old_size=[4, 4])
-    expected = resample_abs_pos_embed(flat, antialias=False, **options)[0, 1:]
+    expected = resample(flat, antialias=False, **options)[0, 1:]
     resized = as_tokens(resize_positions(model.embedding.positions, 6, 5)[None])[0]
     assert difference(resized, expected) < 1e-6  # timm resizes in float32
 
