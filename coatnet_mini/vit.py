@@ -125,8 +125,7 @@ class TokenEmbedding(nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         key, mine = prefix + "positions", self.positions
         positions = state_dict.get(key)
-        # Another number of channels cannot be met by resizing; PyTorch then says which it is.
-        if positions is not None and positions.ndim == 3 and len(positions) == len(mine):
+        if positions is not None and positions.ndim == 3:
             state_dict[key] = resize_positions(positions, *mine.shape[1:])
         super()._load_from_state_dict(state_dict, prefix, *args)
 

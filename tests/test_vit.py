@@ -347,8 +347,8 @@ def test_every_parameter_learns():
 
 
 def test_initial_weights():
-    config = ViTConfig(width=96, depth=2, head_dim=32, init="normal")
-    model, default = ViT(config), nn.Conv2d(3, 96, 16)
+    config = ViTConfig(width=96, depth=2, head_dim=32, patch_size=8, init="normal")
+    model, default = ViT(config), nn.Conv2d(3, 96, 8)
     assert model.blocks[1].mlp.expand.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.stem.weight.std().item() == pytest.approx(default.weight.std().item(), rel=0.05)
     assert model.embedding.positions.std().item() == pytest.approx(0.02, rel=0.05)
