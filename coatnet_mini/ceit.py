@@ -141,8 +141,8 @@ class ImageToTokens(nn.Sequential):
         super().__init__(layers)
 
 
-class LeFF(MLP):
-    """The MLP with a depthwise convolution between its layers: (B, D, H, W) → the same.
+class LeFF(nn.Module):
+    """A feed-forward with a depthwise convolution between its layers: (B, D, H, W) → the same.
 
     BN(Linear(GELU(BN(DepthConv(GELU(BN(Linear(x)))))))). The official code ends with the BN, as
     here; the paper's formula prints one more GELU after it, which would take nearly all negative
@@ -150,13 +150,16 @@ class LeFF(MLP):
     """
 
     def __init__(self, width: int, expansion: int = 4, kernel: int = 3, batch_norm: bool = True):
-        super().__init__(width, expansion)
+        super().__init__()
         hidden = expansion * width
         norm = nn.BatchNorm2d if batch_norm else nn.Identity
+        self.expand = nn.Linear(width, hidden)
         self.expand_norm = norm(hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, kernel, 1, kernel // 2, groups=hidden)
         self.depthwise_norm = norm(hidden)
+        self.project = nn.Linear(hidden, width)
         self.project_norm = norm(width)
+        self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[2:]

@@ -20,6 +20,7 @@ from coatnet_mini.ceit import (
     LeFFBlock,
 )
 from coatnet_mini.cost import cost
+from coatnet_mini.fuse import fuse
 from coatnet_mini.model import create_model, list_models
 from coatnet_mini.probes import equivariance_error, reached_share, receptive_field
 from coatnet_mini.vit import ViT, ViTConfig
@@ -611,6 +612,13 @@ def test_low_precision(make):
     half = model.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert (half - expected).norm() < 0.1 * expected.norm()
+
+
+@BOTH
+def test_fused_copies_compute_the_same(make):
+    model, x = make().float(), images().float()
+    with torch.no_grad():
+        assert difference(fuse(model)(x), model(x)) < 1e-4
 
 
 @BOTH
