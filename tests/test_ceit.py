@@ -383,6 +383,9 @@ def test_dropping_the_last_leff_leaves_the_logits_as_they_are(training):
     short.train(training)(x).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in short.parameters())
     assert difference(short.forward_features(x), model.forward_features(x)) > 1e-2
+    block, tokens = short.eval().blocks[2], torch.randn(2, 25, 12).double()
+    attended = tokens + block.attention(block.norm(tokens))  # all go the way of the class token
+    assert difference(block(tokens, (4, 6)), attended + block.mlp_norm(attended)) < 1e-12
     # Dropping another one is no such matter.
     broken = copy.deepcopy(model)
     broken.blocks[1].mlp = nn.Identity()
