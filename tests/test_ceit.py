@@ -20,7 +20,6 @@ from coatnet_mini.ceit import (
     LeFFBlock,
 )
 from coatnet_mini.cost import cost
-from coatnet_mini.fuse import fuse
 from coatnet_mini.model import create_model, list_models
 from coatnet_mini.probes import equivariance_error, reached_share, receptive_field
 from coatnet_mini.vit import ViT, ViTConfig
@@ -621,7 +620,7 @@ def test_low_precision(make):
 def test_fused_copies_compute_the_same(make):
     model, x = make().float(), images().float()
     with torch.no_grad():
-        assert difference(fuse(model)(x), model(x)) < 1e-4
+        assert difference(model.fuse()(x), model(x)) < 1e-4
 
 
 @BOTH
