@@ -35,7 +35,7 @@ test: lint chromium book .peers/.stamp  ## everything that CI runs
 chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one)
 	@$(PY) -m tools.execute_chapters $(ONLY)
 
-bench: .venv/installed .peers/.stamp  ## speed and memory, side by side
+bench: .venv/installed .peers/.stamp  ## speed, side by side with PyTorch and timm
 	@$(PY) -m benchmarks
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
