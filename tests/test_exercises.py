@@ -156,6 +156,24 @@ def test_unknown_exercise_is_named(number):
         check(number, lambda: None)
 
 
+def test_float32_will_do_where_no_input_dictates_a_dtype():
+    for number in ("1.1", "1.4"):
+        right = find(number).reference
+        for noise, word in ((0.0, "passed"), (2e-6, "not yet.")):
+
+            def answer(right=right, noise=noise, **case):
+                return (right(**case) + noise).float()
+
+            assert verdict(find(number), answer).startswith(word)
+
+
+def test_images_of_chapter_2_are_not_square():
+    for number in ("2.1", "2.2", "2.3"):
+        for case in cases(number):
+            H, W = case["x"].shape[2:] if "x" in case else (case["height"], case["width"])
+            assert H != W
+
+
 def test_nan_is_no_answer():
     text = verdict(find("1.1"), lambda n: torch.full((n, n), float("nan")))
     assert text.startswith("not yet.")

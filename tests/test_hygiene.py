@@ -124,7 +124,7 @@ def prose(notebook):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     if DIRECTIVE.search(text):
         yield "a MyST directive or role, which Colab and GitHub show as source"
-    text = re.sub(r"\$\$.*?\$\$|<[^>]*>|\]\([^)]*\)", " ", FENCE.sub(" ", text), flags=re.S)
+    text = re.sub(r"\$\$.*?\$\$|</?[a-z][^>]*>|\]\([^)]*\)", " ", FENCE.sub(" ", text), flags=re.S)
     words = len(re.findall(r"[^\W\d_][\w'’-]*", text))
     if words > WORDS:
         yield f"{words} words, {WORDS} at most"
@@ -260,6 +260,9 @@ BROKEN = {
     "picture without alt": broken(TITLE, "source", '# A title\n\n<img src="x.png">'),
     "MyST": broken(TITLE, "source", "# A title\n\n```{note}\nx\n```"),
     "3004 words": broken(TITLE, "source", "# A title\n\n" + "word " * 3002),
+    "3007 words": broken(
+        TITLE, "source", "# A title\n\n`a <= b` " + "word " * 3001 + "`a > b`"
+    ),
     "41 code cells": lambda nb: nb["cells"].extend(
         copy.deepcopy(nb["cells"][SUM]) | {"id": f"more{n}", "execution_count": n}
         for n in range(4, 42)
