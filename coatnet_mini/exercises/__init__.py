@@ -110,10 +110,10 @@ def _gap(given: Tensor, right: Tensor, tolerance: float) -> str | None:
     if bool((gap <= tolerance).all()):  # False for NaN
         return None
     if gap.max() < 1e-4 * right.abs().max():  # the printed numbers would look the same
-        return (
-            f"right to {gap.max():.0e}, but float64 should agree to {tolerance:g}: "
-            "did you compute in float32?"
-        )
+        near = f"right to {gap.max():.0e}, but "
+        if tolerance >= FREE:
+            return near + f"{tolerance:g} is asked for."
+        return near + f"float64 should agree to {tolerance:g}: did you compute in float32?"
     if right.numel() <= SMALL:
         return f"expected\n{_table(right)}\n  got\n{_table(given)}"
     worst = gap.nan_to_num(torch.inf).argmax()
