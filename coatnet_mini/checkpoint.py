@@ -32,8 +32,16 @@ def digits_checkpoint() -> Path:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Named tensors of any device and memory layout, as one safetensors file."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Named tensors of any device and memory layout, as one safetensors file.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    rows = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(rows, path)
+    except SafetensorError as error:  # how it reports a full disk
+        raise OSError(f"cannot write {path.name}: {first_line(error)}") from error
 
 
 def save_json(value, path: Path) -> None:

@@ -144,6 +144,8 @@ class Recipe:
                              f"choose from {', '.join(list_models())}")  # fmt: skip
         if self.streaming and self.data in ("digits", "shapes"):
             raise ValueError(f"streaming is for folders and the hub; {self.data} is made here")
+        if self.streaming and self.train_images:
+            raise ValueError("train_images cannot be told from a stream; use it without streaming")
         if self.streaming and self.steps is None:
             raise ValueError("streaming needs --steps: a stream does not tell how long an epoch is")
         if self.schedule != "constant" and self.min_lr > self.lr:

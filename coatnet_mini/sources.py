@@ -92,15 +92,12 @@ def open_data(recipe) -> tuple[Split, Split]:
         test = table(*shapes(SHAPES_TEST, "test"), CLASSES, "test")
     else:
         train, test = load(recipe)
-    if recipe.train_images and recipe.train_images > len_or(train, recipe.train_images):
-        raise ValueError(f"train_images is {recipe.train_images}; {recipe.data} has {len(train)}")
-    if recipe.train_images and not train.streamed:
+    if recipe.train_images:
+        if recipe.train_images > len(train):
+            raise ValueError(f"train_images is {recipe.train_images}; "
+                             f"{recipe.data} has {len(train)}")  # fmt: skip
         train = train.keep(shuffled(len(train))[: recipe.train_images])
     return train, test
-
-
-def len_or(split: Split, otherwise: int) -> int:
-    return otherwise if split.streamed else len(split)
 
 
 def shuffled(n: int) -> np.ndarray:

@@ -79,7 +79,8 @@ def same(a: dict, b: dict) -> bool:
 
 
 def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
-    lines = train(tmp_path / "run", "--epochs", 2, "--evaluate-every", 50, "--ema", 0)
+    lines = train(tmp_path / "run", "--epochs", 2, "--evaluate-every", 50, "--ema", 0,
+                  "--tensorboard")  # fmt: skip
     table = capsys.readouterr().out
     model, training = load_network(tmp_path / "run" / "network")
     _, test = digits(8)
@@ -89,6 +90,7 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     assert results["accuracy"] == pytest.approx(accuracy, abs=1e-12)
     assert accuracy > 0.6 and f"{accuracy:.2%} of the held-out images" in table
     assert results["loader_share"] < 0.05
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 151))
     assert [line["step"] for line in lines if "accuracy" in line] == [50, 100]
     assert training["classes"] == list("0123456789") and training["recipe"]["seed"] == 0
@@ -370,6 +372,8 @@ def test_paper_presets_are_table_10():
 def test_streaming_needs_steps():
     with pytest.raises(ValueError, match="streaming needs --steps"):
         Recipe(data="some/where", streaming=True).check()
+    with pytest.raises(ValueError, match="train_images cannot be told from a stream"):
+        Recipe(data="some/where", streaming=True, steps=1, train_images=9).check()
 
 
 def test_schedule_by_hand():
