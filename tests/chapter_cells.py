@@ -1,9 +1,10 @@
 """The cells of a chapter that print something else when the package is another one.
 
-    python tests/chapter_cells.py '[["05_pre_and_post_normalization", "folder"], ...]'
+    python tests/chapter_cells.py '[["05_pre_and_post_normalization", "folder", ["ch05-pre"]]]'
 
-prints, as JSON, a list of cell ids for each pair of a chapter and a folder with a copy of the
-package. Cells run in a process forked after the slow imports, so that many copies cost little.
+prints, as JSON, a list of cell ids for each chapter, folder with a copy of the package, and cells
+of interest: the chapter runs until the last of these, or to its end if there are none.
+Each run is a process forked after the slow imports, so that many copies cost little.
 Left out are the set-up cell, exercises, explorable figures, and cells whose output nbval ignores.
 """
 
@@ -44,10 +45,10 @@ def cells(chapter: str):
         yield cell.id, cell.source, printed
 
 
-def differing(chapter: str, folder: str) -> list[str]:
+def differing(chapter: str, folder: str, interest: list[str]) -> list[str]:
     """The ids of the cells of `chapter` that print something else, or raise, with that package."""
     sys.path.insert(0, folder)
-    namespace, found = {"__name__": "__main__"}, []
+    namespace, found, ahead = {"__name__": "__main__"}, [], set(interest)
     for name, source, printed in cells(chapter):
         out = io.StringIO()
         try:
@@ -56,16 +57,19 @@ def differing(chapter: str, folder: str) -> list[str]:
         except Exception:
             traceback.print_exc()
             found.append(name)
-            continue
+        else:
+            if out.getvalue() != printed:
+                found.append(name)
         plt.close("all")
-        if out.getvalue() != printed:
-            found.append(name)
+        ahead.discard(name)
+        if interest and not ahead:
+            break
     return found
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     sys.path = [p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")]
-    pairs = json.loads(sys.argv[1])
+    runs = json.loads(sys.argv[1])
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
-        print(json.dumps(pool.starmap(differing, pairs, chunksize=1)))
+        print(json.dumps(pool.starmap(differing, runs, chunksize=1)))

@@ -143,27 +143,27 @@ def copy_package(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def noticed(tmp_path_factory) -> dict[str, set[str]]:
     """For each claim, and each chapter with the package as it is: the cells that differ."""
-    pairs = {}
-    for claim, (chapter, module, right, wrong, _) in CLAIMS.items():
+    runs = {}
+    for claim, (chapter, module, right, wrong, expected) in CLAIMS.items():
         folder = tmp_path_factory.mktemp("copy")
         path = copy_package(folder) / module
         source = path.read_text(encoding="utf-8")
         assert source.count(right) == 1, f"{module} no longer reads {right}: update this test"
         path.write_text(source.replace(right, wrong), encoding="utf-8")
-        pairs[claim] = (chapter, str(folder))
+        runs[claim] = (chapter, str(folder), sorted(expected))
     for chapter in (FIVE, SIX):
         folder = tmp_path_factory.mktemp("copy")
         copy_package(folder)
-        pairs[chapter] = (chapter, str(folder))
+        runs[chapter] = (chapter, str(folder), [])
     script = str(ROOT / "tests" / "chapter_cells.py")
     run = subprocess.run(
-        [sys.executable, script, json.dumps(list(pairs.values()))],
+        [sys.executable, script, json.dumps(list(runs.values()))],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
         capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
-    return {name: set(cells) for name, cells in zip(pairs, found, strict=True)}
+    return {name: set(cells) for name, cells in zip(runs, found, strict=True)}
 
 
 @pytest.mark.parametrize("chapter", [FIVE, SIX])
