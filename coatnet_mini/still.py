@@ -56,7 +56,7 @@ def _draw(ax, view, numbers: np.ndarray, limits) -> None:
     if view.kind == "image":
         plots.picture(ax, (numbers - low) / (high - low))
     elif view.kind == "heat":
-        drawn = plots.heatmap(ax, numbers, limits=(low, high))
+        drawn = plots.heatmap(ax, numbers, limits=(low, high), signed=low == -high)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7)
     elif view.kind == "bars":
         ax.bar(range(numbers.size), numbers, color=plots.INK)

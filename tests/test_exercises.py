@@ -72,8 +72,12 @@ EXERCISES = [find(p.id) for p in PRINTED]
 def function(source, name, imports):
     """The function `name` that `source` defines, after the chapter's import cell."""
     namespace = {}
-    exec(imports, namespace)
-    exec(source, namespace)
+    default = torch.get_default_dtype()  # a chapter's import cell may choose another
+    try:
+        exec(imports, namespace)
+        exec(source, namespace)
+    finally:
+        torch.set_default_dtype(default)
     return namespace[name]
 
 

@@ -440,6 +440,16 @@ def test_axe_finds_no_serious_violation(path, scheme, visit):
     assert not grave, "\n".join(grave)
 
 
+@pytest.mark.parametrize("path", [p for p in pages() if p.startswith("chapters/")])
+def test_every_formula_is_set(path, visit):
+    page = visit(path)
+    page.wait_for_function("window.MathJax?.startup?.promise !== undefined")
+    page.evaluate("MathJax.startup.promise")
+    assert page.query_selector("mjx-container"), "MathJax set nothing"
+    wrong = page.query_selector_all("mjx-merror, [data-mml-node=merror]")
+    assert not [error.text_content() for error in wrong]
+
+
 def test_search_finds_a_word_of_the_glossary(visit):
     page = visit("search.html?q=Toeplitz")
     page.wait_for_selector("#search-results li a")
