@@ -19,9 +19,11 @@ from coatnet_mini.ceit import (
     LeFF,
     LeFFBlock,
 )
+from coatnet_mini.checkpoint import load_weights
 from coatnet_mini.cost import cost
 from coatnet_mini.model import create_model, list_models
 from coatnet_mini.probes import equivariance_error, reached_share, receptive_field
+from coatnet_mini.train import main
 from coatnet_mini.vit import ViT, ViTConfig
 
 PARAMETERS = {  # channels of I2T: 32, 64
@@ -672,3 +674,22 @@ def test_bad_input_is_one_clear_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+# The training command ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vit_pico", "ceit_pico"])
+def test_training_starts_from_a_checkpoint_of_another_size(name, tmp_path):
+    small = dict(width=16, head_dim=8, depth=2)
+    options = [f"{key}={value}" for key, value in small.items()]
+    arguments = ["--model", name, "--options", *options, "--steps", "2", "--batch-size", "4"]
+    assert main(["digits", *arguments, "--output", str(tmp_path)]) == 0
+    folder = tmp_path / "network"
+    options = dict(in_channels=1, num_classes=10, image_size=(24, 40))
+    model = create_model(name, **small, **options)
+    assert load_weights(model, folder)
+    old = type(model).from_pretrained(folder)
+    assert model.embedding.positions.shape == (16, 6, 10) != old.embedding.positions.shape
+    x = torch.randn(2, 1, 24, 40)
+    assert torch.allclose(model.eval()(x), old.eval()(x), atol=1e-5)
