@@ -1,0 +1,126 @@
+"""cost.py against the multiply-adds of the paper's members, and against loops over layers."""
+
+import pytest
+import torch
+from torch import nn
+
+from coatnet_mini.cost import Cost, cost, cost_table
+from coatnet_mini.model import create_model
+
+GMACS = {  # size: name: (stride in the expansion, in the depthwise convolution)
+    224: {
+        "coatnet_0": (4.141, 4.546),
+        "coatnet_1": (8.238, 8.643),
+        "coatnet_2": (15.501, 16.426),
+        "coatnet_3": (34.370, 36.451),
+        "coatnet_4": (60.23, 62.31),
+        "coatnet_5": (142.2, 145.3),
+    },
+    384: {
+        "coatnet_0": (13.051, 14.240),
+        "coatnet_1": (26.603, 27.793),
+        "coatnet_2": (48.745, 51.463),
+        "coatnet_3": (105.79, 111.91),
+        "coatnet_4": (186.50, 192.62),
+        "coatnet_5": (433.6, 442.7),
+    },
+    512: {
+        "coatnet_0": (25.050, 27.164),
+        "coatnet_1": (52.315, 54.429),
+        "coatnet_2": (93.350, 98.182),
+        "coatnet_3": (198.11, 208.98),
+        "coatnet_4": (351.46, 362.33),
+        "coatnet_5": (804.0, 820.1),
+    },
+}
+PAPER = {"coatnet_0": (4.2, 4.6), "coatnet_1": (8.4, 8.8), "coatnet_2": (15.7, 16.6),
+         "coatnet_3": (34.7, None)}  # Tables 4 and 9, 224 pixels  # fmt: skip
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+@pytest.mark.parametrize("size, name", [(s, n) for s in GMACS for n in GMACS[s]])
+def test_multiply_adds_to_a_thousandth(size, name):
+    for downsample, expected in zip(("expand", "depthwise"), GMACS[size][name], strict=True):
+        row = cost(on_meta(name, image_size=size, downsample=downsample))[-1]
+        assert row.multiply_adds / 1e9 == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_paper_counts_up_to_two_percent_more():
+    """Its FLOPs are multiply-adds plus softmax and the like; both strides, Tables 4 and 9."""
+    for name, printed in PAPER.items():
+        for value, ours in zip(printed, GMACS[224][name], strict=True):
+            if value is not None:
+                assert -0.006 < value / ours - 1 < 0.021, (name, value, ours)
+
+
+def test_coatnet_6_and_7_at_512():
+    """1521G and 2586G in the paper; 3.7 % and 1.8 % more than multiply-adds."""
+    for name, ours, paper in (("coatnet_6", 1465e9, 1521e9), ("coatnet_7", 2539e9, 2586e9)):
+        row = cost(on_meta(name, image_size=512))[-1]
+        assert row.multiply_adds == pytest.approx(ours, rel=1e-3)
+        assert 1.01 < paper / row.multiply_adds < 1.045
+
+
+def test_rows_are_the_stages_and_add_up():
+    model = create_model("coatnet_pico", num_classes=10)
+    rows = cost(model, batch=3)
+    assert [row.name for row in rows] == [*model.config.stage_names, "head", "total"]
+    for field in ("parameters", "multiply_adds", "activation_bytes", "attention_bytes"):
+        assert sum(getattr(row, field) for row in rows[:-1]) == getattr(rows[-1], field)
+    for row, stage, grid in zip(rows, model.config.stages, model.config.grids, strict=False):
+        assert row.output == (3, stage.width, *grid)
+    single = cost(model)[-1]
+    assert rows[-1].multiply_adds == 3 * single.multiply_adds
+    assert rows[-1].activation_bytes == 3 * single.activation_bytes
+    assert rows[-1].attention_bytes == 3 * single.attention_bytes
+
+
+def test_stage_costs_by_hand():
+    """Every convolution, matrix product and attention of each stage, from layer shapes alone."""
+    model = create_model("coatnet_pico", num_classes=10)
+    rows = {row.name: row for row in cost(model)}
+    for (name, stage), (H, W) in zip(model.stages.items(), model.config.grids, strict=True):
+        N = H * W
+        expected = attention = 0
+        for block_number, block in enumerate(stage):
+            for path, module in block.named_modules():
+                first = block_number == 0 and name != "S0"
+                before = first and path == "expand" and module.stride == (1, 1)
+                positions = 4 * N if before and block.stride == 2 else N
+                if isinstance(module, nn.Conv2d):
+                    expected += positions * module.weight.numel()
+                elif isinstance(module, nn.Linear):
+                    expected += (1 if path.startswith("se.") else N) * module.weight.numel()
+                elif hasattr(module, "head_dim"):
+                    expected += 2 * N * N * module.heads * module.head_dim
+                    attention += 4 * module.heads * N * N
+        assert rows[name].multiply_adds == expected, name
+        assert rows[name].attention_bytes == attention
+    assert rows["head"].multiply_adds == model.head.classifier.weight.numel()
+
+
+def test_activation_bytes_of_a_stem():
+    model = create_model("coatnet_pico")
+    assert cost(model)[0].activation_bytes == 4 * (4 * 16 * 32 * 32)  # conv, norm, GELU, conv
+    assert cost(model.bfloat16())[0].activation_bytes == 2 * (4 * 16 * 32 * 32)
+
+
+def test_looking_leaves_the_model_as_it_was():
+    model = create_model("coatnet_pico").train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cost(model)
+    assert model.training
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    with pytest.raises(ValueError, match="image size 30×30"):
+        cost(model, 30)
+    assert model.training and not any(module._forward_hooks for module in model.modules())
+
+
+def test_table():
+    rows = [Cost("S0", (1, 4, 8, 8), 1_234_567, 89_000_000, 4_000_000, 0)]
+    assert cost_table(rows).splitlines()[2] == "| S0 | 4×8×8 | 1.23 | 89.00 | 4.00 | 0.00 |"

@@ -1,0 +1,423 @@
+"""model.py and config.py: exact counts, behaviour, input and output, every option, bad input."""
+
+import copy
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from coatnet_mini.attention import resize_table
+from coatnet_mini.blocks import MBConv, StochasticDepth, TransformerBlock
+from coatnet_mini.model import MODELS, CoAtNet, CoAtNetConfig, Stage, create_model, list_models
+
+PARAMETERS = {  # 224 pixels, 1000 classes: head="linear", head="tanh", of which bias tables
+    "coatnet_0": (24_446_228, 25_036_820, 51_852),
+    "coatnet_1": (41_635_184, 42_225_776, 130_584),
+    "coatnet_2": (73_635_144, 74_684_744, 174_112),
+    "coatnet_3": (164_605_432, 166_966_264, 261_168),
+    "coatnet_4": (273_064_456, 275_425_288, 506_112),
+    "coatnet_5": (682_856_600, 687_052_952, 419_056),
+}
+TINY = CoAtNetConfig.from_layout(
+    "CCTT", (2, 1, 1, 2, 1), (4, 8, 8, 16, 16), head_dim=8, num_classes=5, image_size=64
+)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def count(module, name=""):
+    return sum(p.numel() for n, p in module.named_parameters() if n.endswith(name))
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return create_model(name, **options)
+
+
+def tiny(**options):
+    """A small network with random statistics and tables, in evaluation mode."""
+    model = CoAtNet(replace(TINY, **options)).eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_mean", "bias", "table")):
+            tensor.normal_(std=0.5)
+    return model
+
+
+# Counts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_the_exact_integers(name):
+    linear, tanh, tables = PARAMETERS[name]
+    assert count(on_meta(name)) == linear
+    assert count(on_meta(name, head="tanh")) == tanh
+    assert count(on_meta(name), "relative_bias_table") == tables
+    assert count(on_meta(name, relative_bias="none")) == linear - tables
+    # Another reading of the paper gives another number: SE, expansion, one table for all heads.
+    assert count(on_meta(name, se_ratio=0)) != linear
+    assert count(on_meta(name, se_ratio=0.5)) != linear
+
+
+def test_options_without_parameters_change_no_count():
+    for option in (dict(downsample="depthwise"), dict(pool="avg"), dict(relative_bias="post")):
+        assert count(on_meta("coatnet_0", **option)) == PARAMETERS["coatnet_0"][0]
+
+
+def test_coatnet_6_and_7_and_the_width_that_table_12_prints():
+    """1.47B and 2.44B in the paper. As printed, S4 of -6 (2048) misses by 8 %; 3072 meets it."""
+    for head, six, seven in (("linear", 1.344e9, 2.433e9), ("tanh", 1.348e9, 2.442e9)):
+        assert count(on_meta("coatnet_6", head=head)) == pytest.approx(six, abs=1e6)
+        assert count(on_meta("coatnet_7", head=head)) == pytest.approx(seven, abs=1e6)
+    config = on_meta("coatnet_6").config
+    assert [s.kind for s in config.stages] == list("SCCCTT")
+    assert config.stage_names == ["S0", "S1", "S2", "S3", "S3b", "S4"]
+    assert config.grids[3] == config.grids[4] == (14, 14)
+    stages = (*config.stages[:-1], Stage("T", 2, 3072))
+    wider = on_meta("coatnet_6", stages=stages, head="tanh", image_size=512)
+    assert round(count(wider) / 1e9, 2) == 1.47
+    seven = on_meta("coatnet_7", head="tanh", image_size=512)
+    assert round(count(seven) / 1e9, 2) == 2.44
+
+
+# 8. Heads and widths of every block -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_every_block_has_the_widths_of_the_paper(name):
+    model = on_meta(name)
+    head_dim = 64 if name == "coatnet_5" else 32
+    for stage, module in zip(model.config.stages, model.stages.values(), strict=True):
+        for block in module:
+            if isinstance(block, TransformerBlock):
+                assert block.attention.heads == stage.width // head_dim
+                assert block.mlp.expand.out_features == 4 * stage.width
+                assert block.attention.out.out_features == stage.width
+            elif isinstance(block, MBConv):
+                assert block.expand.out_channels == 4 * stage.width
+                assert block.se.reduce.out_features == stage.width // 4
+    assert model.head.classifier.in_features == model.config.stages[-1].width
+
+
+def test_heads_of_coatnet_0_and_last_width_of_coatnet_2():
+    model = on_meta("coatnet_0")
+    assert [model.stages[s][0].attention.heads for s in ("S3", "S4")] == [12, 24]
+    assert on_meta("coatnet_2").head.classifier.in_features == 1024  # a public typo says 1026
+
+
+# 9. Output stride, grids, translation -----------------------------------------------------
+
+
+def test_output_stride_is_32():
+    model = on_meta("coatnet_0")
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    assert model.forward_features(images).shape == (2, 768, 7, 7)
+    assert model.config.grids == [(112, 112), (56, 56), (28, 28), (14, 14), (7, 7)]
+    tables = [model.stages[s][0].attention.relative_bias_table.shape for s in ("S3", "S4")]
+    assert tables == [(12, 27, 27), (24, 13, 13)]
+
+
+def test_the_convolutional_stages_commute_with_shifts_by_their_stride():
+    model = tiny(se_ratio=0.0).double()
+    images = torch.zeros(1, 3, 128, 128).double()
+    images[:, :, 48:80, 48:80] = torch.randn(1, 3, 32, 32)
+
+    def features(x):
+        for name in ("S0", "S1", "S2"):
+            x = model.stages[name](x)
+        return x
+
+    def error(shift):
+        moved = features(images.roll((shift, shift), (2, 3)))
+        back = moved.roll((-(shift // 8),) * 2, (2, 3))
+        return (back - features(images))[..., 3:-3, 3:-3].abs().max().item()
+
+    assert error(8) < 1e-9 and error(16) < 1e-9
+    assert error(4) > 1e-3
+
+
+# 6. Sizes ---------------------------------------------------------------------------------
+
+
+class PooledByHeight(CoAtNet):
+    """The public mistake: a window of the height alone, then a view that hides the rest."""
+
+    def forward(self, images):
+        x = self.forward_features(images)
+        return self.head(nn.functional.avg_pool2d(x, x.shape[2]).reshape(-1, x.shape[1]))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 128), (32, 160)])
+def test_a_batch_stays_a_batch_at_any_shape(size):
+    model = tiny(image_size=size).double()
+    images = torch.randn(3, 3, *size).double()
+    logits = model(images)
+    assert logits.shape == (3, 5)
+    for n in range(3):
+        assert (model(images[n : n + 1]) - logits[n]).abs().max() < 1e-10
+    broken = PooledByHeight(model.config).double().eval()
+    assert (broken(images).shape == (3, 5)) == (size == (64, 64))
+
+
+def test_another_size_reads_the_tables_resized():
+    small, images = tiny().double(), torch.randn(2, 3, 96, 128).double()
+    large = CoAtNet(replace(TINY, image_size=(96, 128))).double().eval()
+    large.load_state_dict(small.state_dict())
+    assert (large(images) - small(images)).abs().max() < 1e-12
+    table = large.stages["S3"][0].attention.relative_bias_table
+    assert table.shape == (2, 11, 15)
+    expected = resize_table(small.stages["S3"][0].attention.relative_bias_table, 6, 8)
+    assert torch.equal(table, expected)
+    zeroed = copy.deepcopy(large)
+    for module in zeroed.modules():
+        if getattr(module, "relative_bias_table", None) is not None:
+            nn.init.zeros_(module.relative_bias_table)  # what dropping the tables would give
+    assert (zeroed(images) - small(images)).abs().max() > 1e-4
+
+
+def test_a_224_checkpoint_loads_at_384():
+    old, new = on_meta("coatnet_0"), on_meta("coatnet_0", image_size=384)
+    new.load_state_dict(old.state_dict())
+    assert new.stages["S3"][0].attention.relative_bias_table.shape == (12, 47, 47)
+
+
+# 10. Stochastic depth ---------------------------------------------------------------------
+
+
+def test_the_ramp_starts_at_zero_and_stops_short_of_the_full_rate():
+    model = on_meta("coatnet_0", drop_path=0.2)
+    rates = [m.rate for m in model.modules() if isinstance(m, StochasticDepth)]
+    assert rates == pytest.approx([0.2 * b / 12 for b in range(12)])
+    assert rates != pytest.approx([0.2 * b / 11 for b in range(12)])  # timm's ramp
+
+
+def test_stochastic_depth_acts_in_training_only():
+    model, images = tiny(drop_path=0.5), torch.randn(8, 3, 64, 64)
+    assert torch.equal(model(images), model(images))
+    for module in model.modules():  # batch statistics would differ anyway
+        if isinstance(module, StochasticDepth):
+            module.train()
+    assert not torch.equal(model(images), model(images))
+
+
+# Layouts and other members ----------------------------------------------------------------
+
+
+def test_the_five_layouts_have_similar_size_and_cost():
+    from coatnet_mini.cost import cost
+
+    reference = cost(on_meta("coatnet_0"))[-1]
+    expected = dict(cccc="SCCCC", ccct="SCCCT", cctt="SCCTT", cttt="SCTTT")
+    for name, layout in expected.items():
+        model = on_meta(f"coatnet_{name}")
+        assert model.config.layout == layout
+        row = cost(model)[-1]
+        assert row.parameters == pytest.approx(reference.parameters, rel=0.12)
+        assert row.multiply_adds == pytest.approx(reference.multiply_adds, rel=0.12)
+    vit = on_meta("vit_rel")
+    assert vit.config.layout == "PT" and vit.config.grids == [(14, 14), (14, 14)]
+    row = cost(vit)[-1]
+    assert row.parameters == pytest.approx(reference.parameters, rel=0.12)
+    assert row.multiply_adds == pytest.approx(reference.multiply_adds, rel=0.12)
+
+
+@pytest.mark.parametrize("layout", ["CCCC", "CCCT", "CCTT", "CTTT", "ViT_REL"])
+def test_every_layout_trains_a_step(layout):
+    sizes = ((1,), (16,)) if layout == "ViT_REL" else ((2, 1, 1, 1, 1), (4, 8, 8, 16, 16))
+    config = CoAtNetConfig.from_layout(layout, *sizes, head_dim=8, num_classes=5, image_size=64)
+    model = CoAtNet(config)
+    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["coatnet_pico", "coatnet_nano"])
+def test_small_members_take_32_pixels(name):
+    model = create_model(name, num_classes=10)
+    assert model.config.image_size == (32, 32)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert count(model) < 3e6
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        dict(downsample="depthwise"),
+        dict(pool="avg"),
+        dict(head="tanh"),
+        dict(relative_bias="post"),
+        dict(relative_bias="none"),
+        dict(conv_norm="layer"),
+        dict(transformer_norm="batch"),
+        dict(se_ratio=0.0),
+        dict(expansion=2),
+        dict(head_dim=16),
+        dict(in_channels=1),
+        dict(init="normal"),
+    ],
+)
+def test_every_option_builds_runs_and_matters(option):
+    channels = option.get("in_channels", 3)
+    model, images = CoAtNet(replace(TINY, **option)), torch.randn(2, channels, 64, 64)
+    model(images).sum().backward()
+    assert model(images).shape == (2, 5)
+    torch.manual_seed(1)
+    changed = tiny(**option)
+    torch.manual_seed(1)
+    plain = tiny()
+    images = torch.randn(2, 3, 64, 64)[:, :channels]
+    if channels == 3:
+        assert not torch.allclose(changed(images), plain(images), atol=1e-5)
+
+
+def test_other_families_join_with_a_name():
+    MODELS["linear_probe"] = lambda num_classes, in_channels, **options: nn.Linear(
+        in_channels, num_classes
+    )
+    try:
+        assert "linear_probe" in list_models()
+        assert create_model("linear_probe", num_classes=7).out_features == 7
+    finally:
+        del MODELS["linear_probe"]
+
+
+# Heads, maps, files -----------------------------------------------------------------------
+
+
+def test_replace_head_keeps_the_rest():
+    model, images = tiny(), torch.randn(2, 3, 64, 64)
+    features = model.forward_features(images)
+    model.replace_head(9)
+    assert model(images).shape == (2, 9) and model.config.num_classes == 9
+    assert torch.equal(model.forward_features(images), features)
+
+
+def test_attention_maps_are_the_weights_of_the_forward_pass():
+    model, images = tiny(), torch.randn(2, 3, 64, 96)
+    maps = model.attention_maps(images)
+    assert {name: tuple(m.shape) for name, m in maps.items()} == {
+        "S3.0": (2, 2, 24, 24),
+        "S3.1": (2, 2, 24, 24),
+        "S4.0": (2, 2, 6, 6),
+    }
+    seen = {}
+
+    def keep(module, inputs, grid=None):
+        seen[module] = module.weights(*inputs)
+
+    for block in (*model.stages["S3"], *model.stages["S4"]):
+        block.attention.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        model(images)
+    for m, expected in zip(maps.values(), seen.values(), strict=True):
+        assert torch.allclose(m, expected, atol=1e-6)
+        assert torch.allclose(m.sum(-1), torch.ones_like(m.sum(-1)))
+
+
+def test_save_and_load(tmp_path):
+    model, images = tiny(), torch.randn(2, 3, 64, 64)
+    model.save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
+    loaded = CoAtNet.from_pretrained(tmp_path)
+    assert loaded.config == model.config and not loaded.training
+    assert torch.equal(loaded(images), model(images))
+    wide = torch.randn(2, 3, 64, 96)
+    resized = CoAtNet.from_pretrained(tmp_path, image_size=(64, 96))
+    assert resized.stages["S3"][0].attention.grid == (4, 6)
+    assert torch.allclose(resized(wide), model(wide), atol=1e-6)
+    loaded.replace_head(3)
+    loaded.save_pretrained(tmp_path)
+    assert CoAtNet.from_pretrained(tmp_path).config.num_classes == 3
+
+
+def test_loading_says_what_is_wrong(tmp_path):
+    tiny().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="2 heads and this layer 4: a table can be resized"):
+        CoAtNet.from_pretrained(tmp_path, head_dim=4)
+    with pytest.raises(RuntimeError, match=r"head\.hidden"):  # missing weights are not passed over
+        CoAtNet.from_pretrained(tmp_path, head="tanh")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no config\.json beside"):
+        CoAtNet.from_pretrained(tmp_path)
+
+
+def test_config_survives_json():
+    assert CoAtNetConfig(**json.loads(json.dumps(tiny()._hub_mixin_config, default=vars))) == TINY
+
+
+def test_copies_and_pickles_compute_the_same():
+    model, images = tiny(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = model(images)
+        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(twin(images), expected)
+    assert not any("index" in name for name in model.state_dict())
+
+
+# Compiling and exporting ------------------------------------------------------------------
+
+
+def test_no_graph_breaks():
+    model, images = tiny(), torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        assert torch.allclose(compiled(images), model(images), atol=1e-5)
+    model.train()
+    compiled(images).sum().backward()
+    assert model.stages["S3"][0].attention.relative_bias_table.grad is not None
+
+
+def test_export():
+    model, images = tiny(), torch.randn(2, 3, 64, 64)
+    batch = {0: torch.export.Dim("batch", min=2, max=64)}
+    program = torch.export.export(model, (images,), dynamic_shapes=(batch,))
+    more = torch.randn(3, 3, 64, 64)
+    assert torch.allclose(program.module()(more), model(more), atol=1e-5)
+
+
+# Bad input --------------------------------------------------------------------------------
+
+
+def stages(*kinds):
+    return tuple(Stage(kind, 1, 8) for kind in kinds)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: create_model("coatnet_8"), "unknown model 'coatnet_8'; choose from .*coatnet_0, "),
+        (lambda: create_model("coatnet_0", depth=3), "unknown option 'depth'; choose from stages"),
+        (lambda: create_model("coatnet_0", pool="mean"), "pool is 'mean'; choose from max, avg"),
+        (lambda: create_model("coatnet_0", head="fc"), "head is 'fc'; choose from linear, tanh"),
+        (lambda: create_model("coatnet_0", num_classes=0), "num_classes is 0; it must be a pos"),
+        (lambda: create_model("coatnet_0", image_size=200), "image size 200×200 .* of 32"),
+        (lambda: create_model("coatnet_0", image_size=0), "image_size is 0"),
+        (lambda: create_model("coatnet_0", image_size=(1, 2, 3)), r"image_size is \(1, 2, 3\)"),
+        (lambda: create_model("coatnet_0", drop_path=1.0), "drop_path is 1.0"),
+        (lambda: create_model("coatnet_0", se_ratio=2.0), "se_ratio is 2.0"),
+        (lambda: create_model("coatnet_0", head_dim=36), "width 384 .* head_dim 36"),
+        (lambda: create_model("coatnet_pico", image_size=36), "image size 36×36 .* of 8"),
+        (lambda: tiny()(torch.zeros(1, 1, 64, 64)), r"\(batch, 3, height, width\), got \(1, 1"),
+        (lambda: tiny()(torch.zeros(3, 64, 64)), r"\(batch, 3, height, width\), got \(3, 64"),
+        (lambda: tiny()(torch.zeros(1, 3, 50, 50)), "image size 50×50 .* multiples of 32"),
+        (lambda: tiny()(torch.zeros(1, 3, 64, 80)), "image size 64×80 .* multiples of 32"),
+        (lambda: tiny().attention_maps(torch.zeros(1, 3, 50, 50)), "image size 50×50"),
+        (lambda: Stage("X", 1, 8), r"stage kind is 'X'; choose from S \(convolutional stem\)"),
+        (lambda: Stage("C", 0, 8), "stage depth is 0; it must be a positive integer"),
+        (lambda: Stage("P", 2, 8), "its depth is 2, not 1"),
+        (lambda: CoAtNetConfig(stages("C", "T")), "must be a stem .* got kinds 'CT'"),
+        (lambda: CoAtNetConfig(stages("S", "S", "T")), "stem can only come first, .* 'SST'"),
+        (lambda: CoAtNetConfig(()), "must be a stem .* got kinds ''"),
+        (lambda: CoAtNetConfig.from_layout("CCXT", (1,) * 5, (8,) * 5), "layout is 'CCXT'"),
+        (lambda: CoAtNetConfig.from_layout("CCTT", (1,) * 4, (8,) * 5), "needs 5 .* got 4 and 5"),
+        (lambda: CoAtNetConfig.from_layout("ViT_REL", (1, 2), 8), "needs 1 .* got 2 and 1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
