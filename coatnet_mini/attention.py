@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coatnet_mini.lean import biased_attention
+
 FORMS = ("pre", "post", "none")
 
 
@@ -160,9 +162,10 @@ class MultiHeadAttention(nn.Module):
         """x (B, N, D) → (B, N, D_out). grid: (H, W) of x, by default that of the table."""
         q, k, v = self.heads_of(x)  # each (B, heads, N, d)
         bias = self.bias(grid)
-        # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
-        mask = bias[None] if self.form == "pre" else None
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if self.form == "pre":
+            y = biased_attention(q, k, v, bias, self.head_dim**-0.5)
+        else:
+            y = F.scaled_dot_product_attention(q, k, v)
         if self.form == "post":
             y = y + bias @ v
         return self.out(y.transpose(1, 2).flatten(2))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
+from coatnet_mini.lean import gated_projection, norm_gelu
 
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 DOWNSAMPLES = ("expand", "depthwise")
@@ -107,8 +108,11 @@ class SqueezeExcitation(nn.Module):
         self.expand = nn.Linear(squeezed, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        return x * self.gates(x)[:, :, None, None]
+
+    def gates(self, x: Tensor) -> Tensor:
         squeezed = F.silu(self.reduce(x.mean((2, 3))))  # (B, squeezed)
-        return x * self.expand(squeezed).sigmoid()[:, :, None, None]
+        return self.expand(squeezed).sigmoid()  # (B, D)
 
 
 class MLP(nn.Module):
@@ -174,9 +178,10 @@ class MBConv(nn.Module):
         return self.shortcut(x) + self.drop_path(self.residual(x))
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.act(self.expand_norm(self.expand(self.norm(x))))  # (B, expansion·D_out, H, W)
-        x = self.act(self.depthwise_norm(self.depthwise(x)))
-        return self.project(self.se(x))  # (B, D_out, H/stride, W/stride)
+        x = self.expand(self.norm(x))  # (B, expansion·D_out, H, W)
+        x = self.depthwise(norm_gelu(self.expand_norm, self.act, x))
+        x = norm_gelu(self.depthwise_norm, self.act, x)  # (B, expansion·D_out, H/stride, W/stride)
+        return gated_projection(self.se, self.project, x)  # (B, D_out, H/stride, W/stride)
 
 
 class TransformerBlock(nn.Module):

@@ -48,7 +48,9 @@ def create_pair(number: int, size: int = 224) -> tuple[nn.Module, CoAtNet]:
             tensor.normal_(std=0.2, generator=generator)
         elif name.endswith("running_var"):
             tensor.uniform_(0.5, 1.5, generator=generator)
-    ours = create_model(f"coatnet_{number}", image_size=size, **TIMM_CHOICES).eval()
+    with torch.device("meta"):  # no initial values: all are about to be replaced
+        ours = create_model(f"coatnet_{number}", image_size=size, **TIMM_CHOICES).eval()
+    ours.to_empty(device="cpu")
     ours.load_state_dict(convert(peer.state_dict(), ours))
     return peer, ours
 

@@ -1,0 +1,100 @@
+"""Training on a CPU: the same results from fewer and smaller tensors.
+
+A CPU spends a good part of a training step on moving activations and on asking the system for
+memory. The three forms here give the values and gradients of the plain ones beside them. They are
+used in eager float32 and float64 training on a CPU; a compiler, or a GPU, gets the plain forms.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+LARGE = 1 << 22  # elements from which `BatchNormGELU` gains; below, its many small steps cost more
+CHUNK = 1 << 19  # elements at a time, so that what its backward pass reuses stays in cache
+
+
+def is_lean(x: Tensor) -> bool:
+    """Whether the forms of this module apply to x."""
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return eager and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+def norm_gelu(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """act(norm(x)); lean for a BatchNorm in training followed by GELU. x (B, D, H, W)."""
+    lean = is_lean(x) and x.numel() >= LARGE and x.dtype == norm.weight.dtype
+    if not (lean and type(norm) is nn.BatchNorm2d and norm.training and norm.momentum):
+        return act(norm(x))
+    norm.num_batches_tracked.add_(1)
+    statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
+    return BatchNormGELU.apply(x, norm.weight, norm.bias, *statistics)[0]
+
+
+class BatchNormGELU(torch.autograd.Function):
+    """GELU(BatchNorm(x)) over (B, D, H, W), keeping x alone for the backward pass.
+
+    The gradient it is handed is overwritten: inside a block nothing else reads it.
+    """
+
+    @staticmethod
+    def forward(x, weight, bias, running_mean, running_var, momentum, eps):
+        y, mean, invstd = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        return torch.ops.aten.gelu_(y), mean, invstd
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, weight, bias = inputs[:3]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(x, weight, bias, *output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        x, weight, bias, mean, invstd = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        D, scale = x.shape[1], weight * invstd
+        rows = max(1, CHUNK // D)
+        xs, ds = (t.permute(0, 2, 3, 1).reshape(-1, D).split(rows) for t in (x, grad))
+        centred, normed, ones = x.new_empty(rows, D), x.new_empty(rows, D), x.new_ones(1, rows)
+        d_bias, d_scale = x.new_zeros(1, D), x.new_zeros(1, D)
+        for x_, d in zip(xs, ds, strict=True):  # d becomes the gradient before the GELU
+            c, v, one = centred[: len(d)], normed[: len(d)], ones[:, : len(d)]
+            torch.addcmul(bias, torch.sub(x_, mean, out=c), scale, out=v)
+            torch.ops.aten.gelu_backward.grad_input(d, v, grad_input=d)
+            d_bias.addmm_(one, d)
+            d_scale.addmm_(one, c.mul_(d))
+        d_weight = d_scale[0] * invstd
+        count = x.numel() // D
+        slope, offset = -scale * invstd * d_weight / count, -scale * d_bias[0] / count
+        for x_, d in zip(xs, ds, strict=True):  # and here the gradient before the BatchNorm
+            c = torch.sub(x_, mean, out=centred[: len(d)])
+            torch.addcmul(torch.addcmul(offset, c, slope, out=c), d, scale, out=d)
+        return grad, d_weight, d_bias[0], None, None, None, None
+
+
+def gated_projection(se: nn.Module, project: nn.Conv2d, x: Tensor) -> Tensor:
+    """project(se(x)); lean by scaling the projection's columns instead of its wide input."""
+    if not is_lean(x) or not hasattr(se, "gates"):
+        return project(se(x))
+    weight = project.weight.flatten(1) * se.gates(x)[:, None]  # (B, D_out, D)
+    tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, D)
+    y = torch.baddbmm(project.bias, tokens, weight.transpose(1, 2))
+    return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """softmax(scale·q kᵀ + bias) v; q, k, v (B, heads, N, d), bias (heads, N, N) or (.., N, M).
+
+    PyTorch's fused kernel on a CPU has no gradient for the bias; what it falls back to is slower
+    than these three products.
+    """
+    if not (is_lean(q) and bias.requires_grad and q.dtype == bias.dtype):
+        # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=scale)
+    batch = q.shape[:2]
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    biases = bias.expand(*batch, -1, -1).flatten(0, 1)
+    weights = torch.baddbmm(biases, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+    return (weights @ v).unflatten(0, batch)
