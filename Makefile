@@ -1,6 +1,6 @@
 # Each target sets up what it needs in .venv; needed beforehand: make, and Python 3.11 or newer with venv.
 .DEFAULT_GOAL := help
-.PHONY: help book serve test chapters bench home lint clean
+.PHONY: help book serve test chapters bench home lint clean chromium
 
 PY := .venv/bin/python
 PORT ?= 8000
@@ -29,17 +29,20 @@ book: .venv/installed  ## the website into _build/html, warnings as errors
 serve: book  ## the website on localhost (PORT=8000)
 	@$(PY) -m tools.serve_book $(PORT)
 
-test: lint book .peers/.stamp  ## everything that CI runs
+test: lint chromium book .peers/.stamp  ## everything that CI runs
 	@$(PY) -m pytest tests chapters
 
 chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one)
 	@$(PY) -m tools.execute_chapters $(ONLY)
 
-bench: .venv/installed .peers/.stamp  ## speed and memory, side by side
+bench: .venv/installed .peers/.stamp  ## speed, side by side with PyTorch and timm
 	@$(PY) -m benchmarks
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
 	@REPO='$(subst ','\'',$(REPO))' FORCE='$(FORCE)' $(PY) -m tools.home
+
+chromium: .venv/installed
+	@$(PY) -m tools.find_chromium >/dev/null
 
 lint: .venv/installed  ## code, notebooks, workflows, vendored files
 	@$(PY) -m ruff check --quiet

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from coatnet_mini.model import create_model
 
 WEIGHTS, CONFIG, TRAINING, STATE = "model.safetensors", "config.json", "training.json", "state.json"
+RESIZED = ("relative_bias_table", "positions")  # by the layers that hold them, to another grid
 KEPT = 2  # checkpoints of a run that are not deleted
 
 
@@ -184,7 +185,7 @@ def read_training(folder) -> dict:
 
 
 def load_weights(model: nn.Module, folder) -> bool:
-    """Fill a model with a network's weights; bias tables of another grid are resized.
+    """Fill a model with a network's weights; tables and positions of another grid are resized.
 
     For another number of classes the classifier keeps its new weights.
 
@@ -209,7 +210,7 @@ def load_weights(model: nn.Module, folder) -> bool:
         weights[key] = here[key]
     fitting = {key for key, w in weights.items() if w.shape == here[key].shape}
     for key in sorted(weights.keys() - fitting):
-        if not key.endswith("relative_bias_table"):  # the layer resizes those
+        if not key.endswith(RESIZED):  # the layers do that
             there, wanted = tuple(weights[key].shape), tuple(here[key].shape)
             raise ValueError(f"{folder} holds a {name} that does not fit: {key} is {there} there "
                              f"and {wanted} here")  # fmt: skip

@@ -1,6 +1,6 @@
 // Gives the explorable figures of a static page what a kernel would: a model that holds its state.
 // sphinx_ext.py appends this to explore.js as one classic script, which also runs from file://.
-for (const box of document.querySelectorAll(".cm-explorable-host")) {
+function host(box) {
   const spec = box.querySelector("script").textContent;
   const values = { spec, state: JSON.parse(spec).axes.map((axis) => axis.start) };
   const listeners = new Set();
@@ -17,3 +17,12 @@ for (const box of document.querySelectorAll(".cm-explorable-host")) {
     box.insertAdjacentHTML("beforeend", still.textContent);
   });
 }
+
+// As soon as the page is parsed, and before the theme's and MathJax's deferred scripts run.
+function start() {
+  if (document.readyState === "loading") return;
+  document.removeEventListener("readystatechange", start);
+  document.querySelectorAll(".cm-explorable-host").forEach(host);
+}
+document.addEventListener("readystatechange", start);
+start();

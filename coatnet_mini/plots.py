@@ -150,7 +150,7 @@ def heatmaps(
         low < limits[0], high > limits[1]
     ]
     figure.colorbar(
-        image, ax=axes, label=label, location="bottom", fraction=0.06, aspect=40, extend=extend
+        image, ax=axes, label=label, location="bottom", fraction=0.06, aspect=60, extend=extend
     )
     return figure
 

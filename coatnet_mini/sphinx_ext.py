@@ -114,7 +114,7 @@ def _load_where_used(app: Sphinx, page: str, template: str, context: dict, doctr
     """Script and style only on pages that hold a figure; nothing from another host anywhere."""
     if doctree and any("cm-explorable-host" in n.astext() for n in doctree.findall(nodes.raw)):
         app.add_css_file(STYLE)
-        app.add_js_file(SCRIPT, loading_method="defer")
+        app.add_js_file(SCRIPT, loading_method="async")
     # docutils calls its citations a list but not its entries list items: axe finds that serious
     body = context.get("body", "")
     context["body"] = body.replace(

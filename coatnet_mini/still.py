@@ -35,10 +35,20 @@ def still_png(figure) -> bytes:
         notes = [f"{a.label} = {a.options[a.start]}" for a in figure.axes]
         notes += [f"{n} = {figure.numbers(n).item():.3g}" for n in scalars]
         fig.suptitle(figure.title, fontweight="bold")
-        fig.supxlabel("   ".join(notes), fontsize=10)
+        fig.supxlabel("\n".join(_lines(notes)), fontsize=10)
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _lines(notes: list[str], width: int = 84) -> list[str]:
+    """The notes in lines of at most `width` characters, none broken within itself."""
+    lines = [""]
+    for note in notes:
+        if lines[-1] and len(lines[-1]) + len(note) + 3 > width:
+            lines.append("")
+        lines[-1] += ("   " if lines[-1] else "") + note
+    return lines
 
 
 def _draw(ax, view, numbers: np.ndarray, limits) -> None:
@@ -46,7 +56,7 @@ def _draw(ax, view, numbers: np.ndarray, limits) -> None:
     if view.kind == "image":
         plots.picture(ax, (numbers - low) / (high - low))
     elif view.kind == "heat":
-        drawn = plots.heatmap(ax, numbers, limits=(low, high))
+        drawn = plots.heatmap(ax, numbers, limits=(low, high), signed=low == -high)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7)
     elif view.kind == "bars":
         ax.bar(range(numbers.size), numbers, color=plots.INK)

@@ -70,18 +70,42 @@ def test_the_formulas_kernel_is_the_flipped_one():
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("padding", ["zero", "circular", "none"])
+def test_every_form_takes_an_empty_batch(form, padding):
+    y = form(torch.zeros(0, 2, 5, 6), torch.zeros(2, 3, 3), padding=padding, stride=2)
+    assert y.shape == library(torch.zeros(0, 2, 5, 6), torch.zeros(2, 3, 3), padding, 2, 1).shape
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(
     ("x", "weight", "options", "message"),
     [
-        ((1, 2, 5, 5), (3, 3, 3), {}, "with the same D, got shapes"),
+        ((1, 2, 5, 5), (3, 3, 3), {}, "with the same D, 1 or more, got shapes"),
         ((2, 5, 5), (2, 3, 3), {}, r"x must be \(B, D, H, W\)"),
+        ((1, 0, 5, 5), (0, 3, 3), {}, "with the same D, 1 or more, got shapes"),
         ((1, 2, 5, 5), (2, 2, 2), {}, "zero padding needs an odd kernel size, got 2"),
+        ((1, 2, 5, 5), (2, 0, 3), {}, "kernel size must be a whole number, 1 or more, got 0"),
         ((1, 2, 5, 5), (2, 3, 3), {"padding": "reflect"}, "padding must be"),
         ((1, 2, 5, 5), (2, 7, 7), {"padding": "none"}, "spanning 7 does not fit an axis of 5"),
         ((1, 2, 2, 5), (2, 3, 3), {"padding": "circular", "dilation": 3}, "more than once"),
+        ((1, 2, 5, 5), (2, 3, 3), {"stride": 0}, "stride must be a whole number, 1 or more"),
+        ((1, 2, 5, 5), (2, 3, 3), {"stride": 1.5}, "stride must be a whole number, 1 or more"),
+        ((1, 2, 5, 5), (2, 3, 3), {"stride": (2, 2)}, "stride must be a whole number, 1 or more"),
+        ((1, 2, 5, 5), (2, 3, 3), {"dilation": 1.5}, "dilation must be a whole number, 1 or"),
     ],
 )
 def test_every_form_names_the_fault(form, x, weight, options, message):
     with pytest.raises(ValueError, match=message) as error:
         form(torch.zeros(x), torch.zeros(weight), **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)
+def test_every_form_wants_floating_tensors_of_one_dtype(form):
+    x, weight = torch.zeros(1, 2, 5, 5), torch.zeros(2, 3, 3)
+    with pytest.raises(ValueError, match=r"got torch\.float32 and torch\.float64"):
+        form(x, weight.double())
+    with pytest.raises(ValueError, match=r"floating and of one dtype, got torch\.int64"):
+        form(x.long(), weight.long())
+    with pytest.raises(TypeError, match="weight must be a torch tensor, got ndarray"):
+        form(x, weight.numpy())

@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+import torch.nn.functional as F
 
 from coatnet_mini.exercises import check, find, verdict
 
@@ -71,8 +72,12 @@ EXERCISES = [find(p.id) for p in PRINTED]
 def function(source, name, imports):
     """The function `name` that `source` defines, after the chapter's import cell."""
     namespace = {}
-    exec(imports, namespace)
-    exec(source, namespace)
+    default = torch.get_default_dtype()  # a chapter's import cell may choose another
+    try:
+        exec(imports, namespace)
+        exec(source, namespace)
+    finally:
+        torch.set_default_dtype(default)
     return namespace[name]
 
 
@@ -155,6 +160,70 @@ def test_unknown_exercise_is_named(number):
         check(number, lambda: None)
 
 
+def test_float32_will_do_where_no_input_dictates_a_dtype():
+    for number in ("1.1", "1.4"):
+        right = find(number).reference
+        for noise, word in ((0.0, "passed"), (2e-6, "not yet.")):
+
+            def answer(right=right, noise=noise, **case):
+                return (right(**case) + noise).float()
+
+            assert verdict(find(number), answer).startswith(word)
+
+
+def test_images_of_chapter_2_are_not_square():
+    for number in ("2.1", "2.2", "2.3"):
+        for case in cases(number):
+            H, W = case["x"].shape[2:] if "x" in case else (case["height"], case["width"])
+            assert H != W
+
+
 def test_nan_is_no_answer():
     text = verdict(find("1.1"), lambda n: torch.full((n, n), float("nan")))
     assert text.startswith("not yet.")
+
+
+# ---- The references themselves, against PyTorch's operators -------------------------------------
+
+
+def cases(number):
+    return find(number).cases(torch.Generator().manual_seed(1))
+
+
+def test_reference_1_4_is_average_pooling_that_leaves_padding_out():
+    for case in cases("1.4"):
+        height, width, radius = case.values()
+        x = torch.randn(1, 1, height, width, dtype=torch.float64)
+        y = F.avg_pool2d(x, 2 * radius + 1, 1, radius, count_include_pad=False)
+        torch.testing.assert_close(find("1.4").reference(**case) @ x.flatten(), y.flatten())
+
+
+def test_reference_2_2_returns_the_kernel_that_made_the_matrix():
+    kernel = torch.randn(3, 3, dtype=torch.float64)
+    basis = torch.eye(20, dtype=torch.float64).view(20, 1, 4, 5)
+    W = F.conv2d(basis, kernel[None, None], padding=1).view(20, 20).T
+    assert torch.equal(find("2.2").reference(W, 4, 5, 3), kernel)
+
+
+def test_reference_2_3_is_separable_and_keeps_the_mean_inside():
+    for case in cases("2.3"):
+        x, sigma, radius = case.values()
+        line = torch.exp(-(torch.arange(-radius, radius + 1).to(x) ** 2) / (2 * sigma**2))
+        line = (line / line.sum()).expand(x.shape[1], 1, 1, -1)
+        y = F.conv2d(x, line, padding=(0, radius), groups=x.shape[1])
+        y = F.conv2d(y, line.mT, padding=(radius, 0), groups=x.shape[1])
+        torch.testing.assert_close(find("2.3").reference(**case), y)
+
+
+def test_reference_2_4_does_what_the_two_layers_do_on_a_torus():
+    for case in cases("2.4"):
+        first, second = case.values()
+        D = len(first)
+        x = torch.randn(1, D, 7, 8, dtype=torch.float64)
+
+        def layer(x, weight, D=D):
+            x = F.pad(x, (weight.shape[-1] // 2,) * 4, mode="circular")
+            return F.conv2d(x, weight[:, None], groups=D)
+
+        once = layer(x, find("2.4").reference(**case))
+        torch.testing.assert_close(once, layer(layer(x, first), second))

@@ -53,6 +53,8 @@ def test_weighted_sum_broadcasts_over_batch_and_heads():
         ((4, 5), (4, 2), False, "W weighs 5 positions, but x has 4"),
         ((4, 4), (4, 2), True, r"W must be \(..., D, M, N\)"),
         ((3, 4, 4), (4, 2), True, "matrices for 3 channels, but x has 2"),
+        ((2, 4, 4), (3, 4, 2), False, r"leading axes \(2,\) of W and \(3,\) of x do not"),
+        ((2, 2, 4, 4), (3, 4, 2), True, r"leading axes \(2,\) of W and \(3,\) of x do not"),
     ],
 )
 def test_weighted_sum_names_the_fault(W, x, per_channel, message):
@@ -106,16 +108,34 @@ def test_convolution_matrix_keeps_leading_axes_and_dtype():
     [
         ((3, 3), (4, 4), {"padding": "same"}, '"zero", "circular" or "none", got \'same\''),
         ((2, 3), (4, 4), {}, "zero padding needs an odd kernel size, got 2"),
-        ((3,), 4, {"stride": 0}, "stride must be 1 or more, got 0"),
-        ((3,), 4, {"dilation": 0}, "dilation must be 1 or more, got 0"),
+        ((3,), 4, {"stride": 0}, "stride must be a whole number, 1 or more, got 0"),
+        ((3,), 4, {"dilation": 0}, "dilation must be a whole number, 1 or more, got 0"),
         ((3,), 4, {"padding": "none", "dilation": 2}, "a kernel spanning 5 does not fit an axis"),
         ((3,), (4, 4), {}, r"got size \(4, 4\) and a weight of shape \(3,\)"),
+        ((3,), 6, {"stride": 1.5}, "stride must be a whole number, 1 or more, got 1.5"),
+        ((3,), 6, {"stride": (2, 2)}, r"stride must be a whole number, 1 or more, got \(2, 2\)"),
+        ((3,), 6, {"dilation": 1.5}, "dilation must be a whole number, 1 or more, got 1.5"),
+        ((0,), 6, {}, "kernel size must be a whole number, 1 or more, got 0"),
+        ((0,), 6, {"padding": "none"}, "kernel size must be a whole number, 1 or more, got 0"),
+        ((3,), -4, {}, "size must be a whole number, 1 or more, got -4"),
+        ((3,), 4.0, {}, "size must be a whole number, 1 or more, got 4.0"),
+        ((3, 3), (4, 0), {}, "size must be a whole number, 1 or more, got 0"),
+        ((3, 3, 3), (4, 4, 4), {}, r"size must be n or \(H, W\), got \(4, 4, 4\)"),
+        ((3,), (), {}, r"size must be n or \(H, W\), got \(\)"),
+        ((3,), 3, {"padding": "circular", "dilation": 4}, "circular padding of 4 wraps more"),
     ],
 )
 def test_convolution_matrix_names_the_fault(shape, size, options, message):
     with pytest.raises(ValueError, match=message) as error:
         convolution_matrix(torch.zeros(shape), size, **options)
     assert "\n" not in str(error.value)
+
+
+def test_sizes_and_steps_may_be_numpy_integers():
+    weight, two = torch.randn(3), np.int64(2)
+    W = convolution_matrix(weight, np.int64(6), stride=two, dilation=two)
+    assert torch.equal(W, convolution_matrix(weight, 6, stride=2, dilation=2))
+    assert torch.equal(offsets(two), offsets((2,)))
 
 
 def test_attention_matrix_is_scaled_dot_product_attention_with_scale_one():
@@ -145,6 +165,23 @@ def test_toeplitz_on_a_line_and_on_a_grid():
     assert not is_toeplitz(torch.eye(3).flip(0))
 
 
+def test_toeplitz_tolerance_is_a_fraction_of_the_largest_weight():
+    W = convolution_matrix(torch.randn(3), 6)
+    W[2, 2] *= 1 + 1e-9
+    assert all(is_toeplitz(scale * W) for scale in (1e-9, 1.0, 1e9))
+    W[2, 2] *= 1.01
+    assert not any(is_toeplitz(scale * W) for scale in (1e-9, 1.0, 1e9))
+    assert is_toeplitz(torch.zeros(3, 3))
+    assert is_toeplitz(torch.eye(3) > 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_inspectors_take_matrices_of_a_gpu():
+    W = convolution_matrix(torch.randn(3, 3), (4, 5)).cuda()
+    assert is_toeplitz(W, (4, 5))
+    assert reach(W, (4, 5)) == 1
+
+
 def test_reach_counts_rows_or_columns():
     assert reach(torch.eye(5)) == 0
     assert reach(torch.zeros(5, 5)) == 0
@@ -172,10 +209,57 @@ def test_describe_tells_static_from_adaptive():
     assert adaptive["row sums"] == pytest.approx((1.0, 1.0))
 
 
-def test_inspectors_name_the_fault():
-    with pytest.raises(ValueError, match=r"W must be \(6, 6\) for size \(2, 3\), got shape"):
-        is_toeplitz(torch.zeros(5, 5), (2, 3))
-    with pytest.raises(ValueError, match=r"W must be \(5, 5\) for size \(5,\), got shape \(4, 5\)"):
-        reach(torch.zeros(4, 5))
-    with pytest.raises(ValueError, match="two different inputs"):
-        describe(attention_matrix, torch.ones(3, 1), torch.ones(3, 1))
+SQUARE = r"W must be \(N, N\) with N of 1 or more, got shape"
+
+
+@pytest.mark.parametrize("inspect", [is_toeplitz, reach], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    ("W", "size", "message"),
+    [
+        (torch.zeros(5, 5), (2, 3), r"W must be \(6, 6\) for size \(2, 3\), got shape \(5, 5\)"),
+        (torch.zeros(4, 5), None, SQUARE),
+        (torch.zeros(0, 0), None, SQUARE),
+        (torch.tensor(1.0), None, SQUARE),
+        (torch.eye(8), (2, 2, 2), r"size must be n or \(H, W\), got \(2, 2, 2\)"),
+        (torch.eye(4), (2, -2), "size must be a whole number, 1 or more, got -2"),
+        (torch.eye(4).to(torch.complex64), None, "W must be dense and real, got"),
+        (torch.eye(4).to_sparse(), None, "W must be dense and real, got torch.sparse_coo"),
+    ],
+)
+def test_inspectors_name_the_fault(inspect, W, size, message):
+    with pytest.raises(ValueError, match=message) as error:
+        inspect(W, size)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: weighted_sum(np.eye(3), torch.ones(3, 1)), "W must be a torch tensor, got ndarr"),
+        (lambda: convolution_matrix(np.ones(3), 6), "weight must be a torch tensor, got ndarray"),
+        (lambda: attention_matrix([[1.0]]), "x must be a torch tensor, got list"),
+        (lambda: is_toeplitz(np.eye(3)), "W must be a torch tensor, got ndarray"),
+        (lambda: reach(np.eye(3)), "W must be a torch tensor, got ndarray"),
+    ],
+)
+def test_what_is_no_tensor_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: weighted_sum(torch.eye(3), torch.ones(3, 1).float()), "W and x must be floating"),
+        (lambda: weighted_sum(torch.eye(3).long(), torch.ones(3, 1).long()), "must be floating"),
+        (lambda: attention_matrix(torch.ones(3, 1).long()), "x must be floating, got torch.int64"),
+        (lambda: attention_matrix(torch.ones(3)), r"x must be \(..., N, D\), got shape \(3,\)"),
+        (lambda: offsets(0), "size must be a whole number, 1 or more, got 0"),
+        (lambda: offsets(()), r"size must be n or \(H, W\), got \(\)"),
+        (lambda: describe(attention_matrix, *torch.ones(2, 3, 1)), "two different inputs"),
+    ],
+)
+def test_other_faults_are_named(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)

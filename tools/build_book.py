@@ -49,7 +49,8 @@ def build() -> int:
         shutil.rmtree(BUILD, ignore_errors=True)
     program = Path(sys.executable).with_name("jupyter-book")
     command = [program, "build", ".", "-W", "-n", "--keep-going", "-q"]
-    status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL).returncode
+    quiet = subprocess.DEVNULL  # warnings and errors go to stderr
+    status = subprocess.run(command, cwd=ROOT, stdin=quiet, stdout=quiet).returncode
     if status:
         shutil.rmtree(BUILD / ".doctrees", ignore_errors=True)
     else:
@@ -59,8 +60,8 @@ def build() -> int:
 
 def main() -> None:
     start = time.perf_counter()
-    if status := build():
-        sys.exit(status)
+    if build():
+        sys.exit("the book is not built: mend the warnings and errors above")
     index = BUILD / "html" / "index.html"
     if not index.is_file():
         sys.exit(f"the build ended without an error, but wrote no {index}")

@@ -6,6 +6,7 @@ which a cell raises keeps its old file.
 """
 
 import hashlib
+import json
 import os
 import sys
 import time
@@ -36,9 +37,15 @@ def normalise(notebook: nbformat.NotebookNode) -> None:
         if not cell.get("id"):
             cell["id"] = f"{number}-{hashlib.sha256(cell.source.encode()).hexdigest()[:8]}"
         cell.metadata = {key: cell.metadata[key] for key in CELL_METADATA if key in cell.metadata}
-        cell.pop("attachments", None) if not cell.get("attachments") else None
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(DEAD, None)
+
+
+def read_stamped(path: Path, home: str) -> nbformat.NotebookNode:
+    """The notebook at ``path`` with the set-up cell and the badge of ``home``."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    stamp_notebook(notebook, path.name, home)
+    return nbformat.reads(json.dumps(notebook), as_version=4)
 
 
 def execute(path: Path, home: str) -> nbformat.NotebookNode:
@@ -46,10 +53,7 @@ def execute(path: Path, home: str) -> nbformat.NotebookNode:
 
     Raises CellExecutionError if a cell raises that is not tagged `raises-exception`.
     """
-    notebook = nbformat.read(path, as_version=4)
-    stamp_notebook(notebook, path.name, home)
-    for cell in notebook.cells:
-        cell.source = "".join(cell.source)
+    notebook = read_stamped(path, home)
     client = NotebookClient(
         notebook,
         timeout=600,

@@ -9,6 +9,7 @@ The exercises of chapter NN are the list `EXERCISES` in `coatnet_mini.exercises.
 """
 
 import importlib
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 SMALL = 25  # tensors of at most so many numbers are printed in full
+FREE = 1e-6  # the tolerance where no input dictates a dtype: float32 will do
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Exercise:
     reference: Callable  # takes one case as keyword arguments
     cases: Callable[[torch.Generator], Sequence[dict]]  # small legible ones first, then random
     mistakes: Sequence[Mistake]
-    tolerance: float = 1e-10  # the inputs are float64
+    tolerance: float = 1e-10  # where inputs are float64; never below `FREE` where none is a tensor
 
 
 def check(number: str, answer: Callable) -> None:
@@ -58,7 +60,7 @@ def verdict(exercise: Exercise, answer: Callable) -> str:
         return f"not yet. Give the function itself, not its result ({type(answer).__name__})."
     cases = exercise.cases(torch.Generator().manual_seed(0))
     results = [_call(answer, case) for case in cases]
-    if all(result == (None, None) for result in results):
+    if all(given is None and error is None for given, error in results):
         return "not attempted yet."
     for case, (given, error) in zip(cases, results, strict=True):
         right = exercise.reference(**_copy(case))
@@ -90,16 +92,28 @@ def _call(answer: Callable, case: dict) -> tuple[object, str | None]:
 def _fault(given: object, right: object, case: dict, tolerance: float) -> str | None:
     """What is wrong with the result `given`, or None."""
     if not isinstance(right, Tensor):
-        return None if given == right else f"expected {_plain(right)}, got {_plain(given)}."
-    if not isinstance(given, Tensor):
-        return f"expected a tensor, got {_plain(given)}."
+        return None if _equal(given, right) else f"expected {_plain(right)}, got {_plain(given)}."
+    if not _is_plain_tensor(given):
+        return f"expected a dense tensor of real numbers, got {_plain(given)}."
     if given.shape != right.shape:
         return f"expected shape {tuple(right.shape)}, got {tuple(given.shape)}."
-    if any(isinstance(v, Tensor) for v in case.values()) and given.dtype != right.dtype:
+    free = not any(isinstance(v, Tensor) for v in case.values())
+    if not free and given.dtype != right.dtype:
         return f"expected {right.dtype} like the input, got {given.dtype}."
-    gap = (given.double() - right.double()).abs()
+    return _gap(given, right, max(tolerance, FREE) if free else tolerance)
+
+
+def _gap(given: Tensor, right: Tensor, tolerance: float) -> str | None:
+    """Where the numbers of `given` leave those of `right` by more than `tolerance`, or None."""
+    given, right = given.detach().cpu().double(), right.double()
+    gap = (given - right).abs()
     if bool((gap <= tolerance).all()):  # False for NaN
         return None
+    if gap.max() < 1e-4 * right.abs().max():  # the printed numbers would look the same
+        near = f"right to {gap.max():.0e}, but "
+        if tolerance >= FREE:
+            return near + f"{tolerance:g} is asked for."
+        return near + f"float64 should agree to {tolerance:g}: did you compute in float32?"
     if right.numel() <= SMALL:
         return f"expected\n{_table(right)}\n  got\n{_table(given)}"
     worst = gap.nan_to_num(torch.inf).argmax()
@@ -122,10 +136,28 @@ def _same(a: tuple[object, str | None], b: tuple[object, str | None]) -> bool:
     if left_error or right_error:
         return str(left_error).split(":")[0] == str(right_error).split(":")[0]
     if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.shape == right.shape and torch.allclose(
-            left.double(), right.double(), rtol=1e-5, atol=1e-6, equal_nan=True
+        return (
+            _is_plain_tensor(left)
+            and _is_plain_tensor(right)
+            and left.shape == right.shape
+            and torch.allclose(
+                left.detach().cpu().double(), right.double(), rtol=1e-5, atol=1e-6, equal_nan=True
+            )
         )
-    return type(left) is type(right) and left == right
+    return type(left) is type(right) and _equal(left, right)
+
+
+def _equal(left: object, right: object) -> bool:
+    """left == right; False where that has no single answer, as for arrays."""
+    try:
+        return bool(left == right)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _is_plain_tensor(value: object) -> bool:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return dense and not value.is_complex()
 
 
 def _with(case: dict) -> str:
@@ -148,7 +180,11 @@ def _plain(value: object) -> str:
     """A value in one line; the order of a set does not change from run to run."""
     if isinstance(value, set):
         return "{" + ", ".join(sorted(map(repr, value))) + "}" if value else "set()"
-    return type(value).__name__ if isinstance(value, Tensor) or callable(value) else repr(value)
+    if isinstance(value, Tensor):
+        return f"a {value.layout} tensor of {value.dtype}".replace("torch.", "")
+    if callable(value) or hasattr(value, "__array__"):
+        return type(value).__name__
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def _table(tensor: Tensor) -> str:

@@ -39,6 +39,13 @@ def _wrong_shift(n: int, offset: int) -> Tensor:
     return (offsets(n)[..., 0] == offset).double()
 
 
+def _wrong_loop(n: int) -> Tensor:
+    W = torch.zeros(n, n)
+    for i in range(n):
+        W[i, i - 2] = 1  # in rows 0 and 1 a negative index, which counts from the end
+    return W
+
+
 def _property_cases(rng: torch.Generator) -> list[dict]:
     def noise(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=rng, dtype=torch.float64)
@@ -47,6 +54,9 @@ def _property_cases(rng: torch.Generator) -> list[dict]:
     columns = torch.softmax(noise(5, 5), 0)  # its columns sum to one, its rows do not
     diagonal = torch.diag(noise(5)) + 0.5 * torch.eye(5)
     n = int(torch.randint(6, 20, (), generator=rng))
+    T = convolution_matrix(noise(5), 9)
+    lower = T + noise(9, 9).tril(-1)  # the same rule on and above the main diagonal only
+    louder = torch.linspace(1, 2, 5).double()[:, None]  # row 0 sums to one, the others to more
     matrices = [
         shift_by_two(5),
         reverse(5),
@@ -59,6 +69,9 @@ def _property_cases(rng: torch.Generator) -> list[dict]:
         attention_matrix(noise(n, 2)),
         convolution_matrix(noise(3), n),
         convolution_matrix(noise(5) / 9, n, padding="circular"),
+        lower,
+        lower.T,
+        louder * box_average(1, 5, 1),
     ]
     return [{"W": W} for W in matrices]
 
@@ -81,6 +94,10 @@ def _one_diagonal(W: Tensor) -> bool:
     return torch.allclose(W.diagonal(), W[0, 0])
 
 
+def _upper_diagonals(W: Tensor) -> bool:
+    return all(torch.allclose(W.diagonal(k), W[0, k]) for k in range(len(W)))
+
+
 def _fair(W: Tensor) -> bool:
     return "average" in properties(W)
 
@@ -91,6 +108,10 @@ def _columns_fair(W: Tensor) -> bool:
 
 def _sums_only(W: Tensor) -> bool:
     return torch.allclose(W.sum(1), W.new_ones(len(W)))
+
+
+def _sums_exactly(W: Tensor) -> bool:
+    return bool((W >= 0).all()) and bool((W.sum(1) == 1).all())
 
 
 def _grids(rng: torch.Generator) -> list[dict]:
@@ -139,6 +160,11 @@ EXERCISES = [
                 "come in.",
                 lambda n: torch.eye(n).double().roll(2, 0),
             ),
+            Mistake(
+                "in rows 0 and 1 the column i − 2 is negative, and Python counts it from the end: "
+                "leave those two rows zero.",
+                _wrong_loop,
+            ),
             Mistake("this shifts by one position, not two.", lambda n: _wrong_shift(n, 1)),
             Mistake("this is the identity: no position moves.", lambda n: torch.eye(n).double()),
         ],
@@ -173,6 +199,10 @@ EXERCISES = [
                 _properties(_one_diagonal, _fair),
             ),
             Mistake(
+                '"same rule" must hold below the main diagonal as well: diagonals −1, −2, ... too.',
+                _properties(_upper_diagonals, _fair),
+            ),
+            Mistake(
                 "comparing with a rolled copy asks for a circulant matrix; the first row and column"
                 " have no neighbour up and left. Compare W[1:, 1:] with W[:-1, :-1].",
                 _properties(_circulant, _fair),
@@ -181,6 +211,11 @@ EXERCISES = [
                 "you summed the columns. An output is a row, so an average needs rows that sum "
                 "to one: W.sum(1).",
                 _properties(is_toeplitz, _columns_fair),
+            ),
+            Mistake(
+                "row sums are rounded, so those of an average need not be exactly 1: compare with "
+                "torch.allclose.",
+                _properties(is_toeplitz, _sums_exactly),
             ),
             Mistake(
                 "rows that sum to one with a negative weight among them are no average: the output "

@@ -1,5 +1,7 @@
 """Exercises of chapter 2: the sign of the kernel, kernels inside matrices, blurs, stacks."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,20 +46,20 @@ def _blur(x: Tensor, sigma: float, radius: int, *, scale: float = 2.0, total: bo
 
 
 def _formula_cases(rng: torch.Generator) -> list[dict]:
-    one = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    one = torch.zeros(1, 1, 3, 4, dtype=torch.float64)
     one[..., 1, 1] = 1.0
     ramp = torch.arange(9, dtype=torch.float64).view(1, 3, 3)
     cases = [{"x": one, "w": ramp}]
     for _ in range(3):
         B, D, H, W = torch.randint(2, 7, (4,), generator=rng).tolist()
         k = 3 if H % 2 else 5
-        cases.append({"x": _noise(rng, B, D, H + 3, W + 5), "w": _noise(rng, D, k, k)})
+        cases.append({"x": _noise(rng, B, D, H + 3, W + 8), "w": _noise(rng, D, k, k)})
     return cases
 
 
 def _kernel_cases(rng: torch.Generator) -> list[dict]:
     cases = []
-    for height, width, k in ((5, 5, 3), (4, 7, 3), (8, 6, 5), (7, 11, 5), (3, 4, 1)):
+    for height, width, k in ((4, 5, 3), (5, 7, 3), (8, 6, 5), (7, 11, 5), (3, 4, 1)):
         W = convolution_matrix(_noise(rng, k, k), (height, width))
         cases.append({"W": W, "height": height, "width": width, "k": k})
     return cases
@@ -67,6 +69,10 @@ def _wrong_kernel(W: Tensor, height: int, width: int, k: int, place: str) -> Ten
     row, column, r = height // 2, width // 2, k // 2
     if place == "column":
         seen = W[:, row * width + column].view(height, width)
+    elif place == "half":
+        seen = W[len(W) // 2].view(height, width)
+    elif place == "row * height":
+        seen = W[row * height + column].view(height, width)
     elif place == "swapped":
         seen = W[row * width + column].view(width, height).T
     else:
@@ -75,7 +81,7 @@ def _wrong_kernel(W: Tensor, height: int, width: int, k: int, place: str) -> Ten
 
 
 def _blur_cases(rng: torch.Generator) -> list[dict]:
-    one = torch.zeros(1, 1, 5, 5, dtype=torch.float64)
+    one = torch.zeros(1, 1, 4, 5, dtype=torch.float64)
     one[..., 2, 2] = 1.0
     cases = [{"x": one, "sigma": 1.0, "radius": 1}]
     for sigma, radius in ((0.8, 2), (1.7, 3)):
@@ -159,6 +165,16 @@ EXERCISES = [
                 "height and width are swapped: a flat row is `.view(height, width)`.",
                 lambda W, height, width, k: _wrong_kernel(W, height, width, k, "swapped"),
             ),
+            Mistake(
+                "row N // 2 of W is not the pixel at (height // 2, width // 2) unless the height "
+                "is odd: its index is row · width + column.",
+                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "half"),
+            ),
+            Mistake(
+                "each row of the grid has `width` pixels: the flat index is row · width + column, "
+                "not row · height + column.",
+                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "row * height"),
+            ),
         ],
     ),
     Exercise(
@@ -170,6 +186,18 @@ EXERCISES = [
                 "the kernel does not sum to one, so the picture changes its brightness: divide "
                 "by the sum.",
                 lambda x, sigma, radius: _blur(x, sigma, radius, total=False),
+            ),
+            Mistake(
+                "1/(2πσ²) makes the integral over the plane one, not the sum over these offsets: "
+                "divide by the sum.",
+                lambda x, sigma, radius: (
+                    _blur(x, sigma, radius, total=False) / (2 * math.pi * sigma**2)
+                ),
+            ),
+            Mistake(
+                "`/ 2 * sigma**2` divides by 2 and then multiplies by σ²: bracket the "
+                "denominator, / (2 * sigma**2).",
+                lambda x, sigma, radius: _blur(x, 1 / sigma, radius),
             ),
             Mistake(
                 "the exponent lacks its 2: exp(−(a² + b²) / (2σ²)).",

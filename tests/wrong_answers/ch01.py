@@ -1,5 +1,6 @@
 """Answers that readers of chapter 1 might give, each with words of the hint it must get."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,6 +20,13 @@ def shift_wraps(n):
     W = torch.zeros(n, n)
     for i in range(n):
         W[i, (i - 2) % n] = 1
+    return W
+
+
+def shift_counts_from_the_end(n):
+    W = torch.zeros(n, n)
+    for i in range(n):
+        W[i, i - 2] = 1
     return W
 
 
@@ -43,6 +51,51 @@ def main_diagonal_only(W):
     if torch.allclose(W.sum(1), torch.ones(len(W)).to(W)) and (W >= 0).all():
         names.add("average")
     return names
+
+
+def answer(same_rule, average):
+    """A `properties` from two tests."""
+    return lambda W: {
+        name
+        for name, test in {"same rule": same_rule, "average": average}.items()
+        if test(W)
+    }
+
+
+def shifted(W):
+    return torch.equal(W[1:, 1:], W[:-1, :-1])
+
+
+def upper_diagonals(W):
+    return all(torch.all(W.diagonal(k) == W[0, k]) for k in range(len(W)))
+
+
+def lower_diagonals(W):
+    return upper_diagonals(W.T)
+
+
+def first_two_rows(W):
+    return torch.equal(W[0, :-1], W[1, 1:])
+
+
+def fair(W):
+    return bool((W >= 0).all()) and torch.allclose(W.sum(1), torch.ones(len(W)).to(W))
+
+
+def first_sum(W):
+    return bool(torch.isclose(W[0].sum(), torch.tensor(1.0).to(W)))
+
+
+def first_row_fair(W):
+    return first_sum(W) and bool((W[0] >= 0).all())
+
+
+def first_sum_no_signs(W):
+    return first_sum(W) and bool((W >= 0).all())
+
+
+def exact_sums(W):
+    return bool((W >= 0).all()) and bool((W.sum(dim=1) == 1).all())
 
 
 def sums_columns(W):
@@ -93,9 +146,13 @@ WRONG = {
         (shift_by_loop_transposed, "transpose"),
         (shift_diag_one, "one position, not two"),
         (shift_wraps, "wraps round"),
+        (shift_counts_from_the_end, "Python counts it from the end"),
+        (lambda n: np.eye(n, k=-2), "expected a dense tensor of real numbers, got ndarray"),
+        (lambda n: torch.eye(n).to_sparse(), "got a sparse_coo tensor of float32"),
+        (lambda n: torch.eye(n) + 0j, "got a strided tensor of complex64"),
         (lambda n: torch.eye(n), "the identity"),
         (lambda n: torch.zeros(n), "expected shape (5, 5), got (5,)"),
-        (lambda n: [[0.0] * n] * n, "expected a tensor, got [["),
+        (lambda n: [[0.0] * n] * n, "expected a dense tensor of real numbers, got [["),
     ],
     "1.2": [
         (lambda n: torch.eye(n), "the identity"),
@@ -107,6 +164,14 @@ WRONG = {
         (main_diagonal_only, "not on the main one alone"),
         (sums_columns, "you summed the columns"),
         (forgets_negative, "no average"),
+        (answer(upper_diagonals, fair), "below the main diagonal as well"),
+        (answer(lower_diagonals, fair), "expected set(), got {'same rule'}"),
+        (answer(first_two_rows, fair), "expected set(), got {'same rule'}"),
+        (answer(shifted, first_sum), "expected {'same rule'}, got {'average', 'same rule'}"),
+        (answer(shifted, first_row_fair), "expected set(), got {'average'}"),
+        (answer(shifted, first_sum_no_signs), "expected set(), got {'average'}"),
+        (answer(shifted, exact_sums), "compare with torch.allclose"),
+        (lambda W: W.numpy(), "expected {'same rule'}, got ndarray"),
         (lambda W: ["same rule"], "expected {'same rule'}, got ['same rule']"),
         (lambda W: set(), "expected {'same rule'}, got set()"),
     ],

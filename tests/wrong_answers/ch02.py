@@ -15,6 +15,12 @@ def gaussian(x, sigma, radius, normalise=True, two=2.0):
     return torch.outer(line, line)
 
 
+def unbracketed(x, sigma, radius):
+    r = torch.arange(-radius, radius + 1).to(x)
+    kernel = torch.exp(-(r[:, None] ** 2 + r**2) / 2 * sigma**2)
+    return kernel / kernel.sum()
+
+
 def blur(x, kernel, padding):
     return conv(x, kernel.repeat(x.shape[1], 1, 1), padding=padding)
 
@@ -61,8 +67,12 @@ WRONG = {
         (lambda x, w: conv(x, w.flip(-1), padding=w.shape[-1] // 2), "one axis is flipped"),
         (lambda x, w: conv(x, torch.flip(w, (0, 1, 2)), padding=w.shape[-1] // 2), "channels"),
         (lambda x, w: conv(x, w.transpose(1, 2), padding=w.shape[-1] // 2), "transpose"),
+        (
+            lambda x, w: conv((x / 3).float().double() * 3, w.flip(1, 2), padding=len(w[0]) // 2),
+            "did you compute in float32?",
+        ),
         (changes_its_input, "changed its input x"),
-        (lambda x, w: conv(x, w.flip(1, 2)), "expected shape (1, 1, 3, 3), got (1, 1, 1, 1)"),
+        (lambda x, w: conv(x, w.flip(1, 2)), "expected shape (1, 1, 3, 4), got (1, 1, 1, 2)"),
         (lambda x, w: F.conv2d(x, w, padding=1), "stopped with RuntimeError"),
         (
             lambda x, w: conv(x, w.flip(1, 2), padding=w.shape[-1] // 2).float(),
@@ -81,6 +91,16 @@ WRONG = {
             ),
             "height and width are swapped",
         ),
+        (
+            lambda W, height, width, k: middle(W[height * width // 2].view(height, width), k),
+            "unless the height is odd",
+        ),
+        (
+            lambda W, height, width, k: middle(
+                W[height // 2 * height + width // 2].view(height, width), k
+            ),
+            "not row · height + column",
+        ),
     ],
     "2.3": [
         (
@@ -98,6 +118,22 @@ WRONG = {
         (
             lambda x, sigma, radius: blur(x, gaussian(x, sigma, radius), 0),
             "pad by `radius` zeros",
+        ),
+        (
+            lambda x, sigma, radius: blur(x, unbracketed(x, sigma, radius), radius),
+            "bracket the denominator",
+        ),
+        (
+            lambda x, sigma, radius: blur(
+                x, gaussian(x, sigma, radius, False) / (2 * torch.pi * sigma**2), radius
+            ),
+            "not the sum over these offsets",
+        ),
+        (
+            lambda x, sigma, radius: blur(
+                x.float(), gaussian(x.float(), sigma, radius), radius
+            ).double(),
+            "float64 should agree to 1e-10: did you compute in float32?",
         ),
         (blur_with_a_dense_layer, "as many groups"),
     ],
