@@ -1,8 +1,9 @@
-"""For strict nbval: the tables of explorable figures, compared as numbers.
+"""For strict nbval: the numbers of explorable figures, compared as numbers.
 
-A table is deflated, and another zlib deflates it to other bytes, so nbval's comparison leaves the
+A table is deflated, and another zlib deflates it to other bytes, so nbval's comparison leaves its
 bytes out (tests/nbval_sanitize.cfg). A number that lies between two of a table's steps may round
-to either of them on another processor: one step of difference is let pass, two are not.
+to either, since float32 sums differ in their last digit from run to run: one step of difference
+is let pass, two are not.
 """
 
 import base64
@@ -17,8 +18,8 @@ from nbval.plugin import IPyNbCell
 MIME = "application/vnd.coatnet-mini.explorable"
 
 
-def tables(text: str) -> dict[str, tuple[np.ndarray, float]]:
-    """Each view's codes, flat, and how far a code may be off; `text` is the figure's MIME text."""
+def views(text: str) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+    """Each view's numbers, its limits, and how far they may be off, from a figure's MIME text."""
     spec = json.loads(text)
     raw = zlib.decompress(base64.b64decode(spec["data"]))
     sizes = [len(axis["options"]) for axis in spec["axes"]]
@@ -28,22 +29,30 @@ def tables(text: str) -> dict[str, tuple[np.ndarray, float]]:
         states = math.prod(n for n, s in zip(sizes, table["strides"], strict=True) if s)
         kind = np.dtype(table["type"]).newbyteorder("<")
         count = states * math.prod(view["shape"])
-        codes = np.frombuffer(raw, kind, count, table["offset"]).astype(np.float64)
-        whole = table["mantissa"] == 1 and table["decimals"] == 0
-        step = 1e-5 * np.abs(codes).max() if kind.kind == "f" else 0.0 if whole else 1.0
-        found[view["name"]] = codes, step
+        numbers = np.frombuffer(raw, kind, count, table["offset"]).astype(np.float64)
+        step = 1e-5 * np.abs(numbers).max()
+        if kind.kind != "f":
+            step = table["mantissa"] / 10.0 ** table["decimals"]
+            numbers = (table["base"] + numbers) * step
+        allowed = 0.0 if step == 1 else 1.001 * step  # a count is exact
+        found[view["name"]] = numbers, np.array(view["limits"]), allowed
     return found
 
 
 def difference(stored: str, computed: str) -> str:
-    """What sets two figures' tables apart, in words; '' if nothing that counts."""
-    old, new = tables(stored), tables(computed)
+    """What sets two figures' numbers apart, in words; '' if nothing that counts."""
+    old, new = views(stored), views(computed)
     if old.keys() != new.keys() or any(old[k][0].shape != new[k][0].shape for k in old):
         return f"views {list(old)} of other names or shapes than {list(new)}"
-    for name, (codes, step) in old.items():
-        count = np.sum(np.abs(codes - new[name][0]) > step)
+    steps = {tuple(limits): 0.0 for _, limits, _ in old.values()}
+    for _, limits, allowed in old.values():  # views on one scale share the coarsest one's limits
+        steps[tuple(limits)] = max(steps[tuple(limits)], allowed)
+    for name, (numbers, limits, allowed) in old.items():
+        count = np.sum(np.abs(numbers - new[name][0]) > allowed)
         if count:
-            return f"view {name!r}: {count} of {codes.size} numbers differ"
+            return f"view {name!r}: {count} of {numbers.size} numbers differ"
+        if np.any(np.abs(limits - new[name][1]) > steps[tuple(limits)]):
+            return f"view {name!r}: limits {limits} and {new[name][1]}"
     return ""
 
 

@@ -107,12 +107,8 @@ class CoAtNetConfig:
         one_of("init", self.init, INITS)
         one_of("conv_norm", self.conv_norm, NORMS)
         one_of("transformer_norm", self.transformer_norm, NORMS)
-        for name in ("head_dim", "num_classes", "in_channels", "expansion"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a positive integer")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
+        check_positive(self, "head_dim", "num_classes", "in_channels", "expansion")
+        check_drop_path(self.drop_path)
         if not 0 <= self.se_ratio <= 1:
             raise ValueError(f"se_ratio is {self.se_ratio}; it must lie between 0 and 1")
 
@@ -190,6 +186,19 @@ def pair(size) -> tuple[int, int]:
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"image_size is {size!r}; it must be a positive integer or a pair (H, W)")
     return sides
+
+
+def check_positive(config, *names: str) -> None:
+    """Refuse fields that are not integers of 1 or more."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; it must be a positive integer")
+
+
+def check_drop_path(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"drop_path is {rate}; it must be at least 0 and below 1")
 
 
 def check_image_size(size: tuple[int, int], stride: int) -> None:

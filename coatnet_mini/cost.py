@@ -5,7 +5,7 @@ memory, so that the largest member costs nothing to look at.
 """
 
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ class Cost:
     activation_bytes: written by the part's layers; the sums of residuals and the product with a
     gate, which compiled code does not store, are left out. attention_bytes: the attention
     matrices, heads·N² each, were they written out; fused attention does not store them.
+    attention_multiply_adds: those of q·k and A·v, which some papers' FLOPs (CeiT's) leave out.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Cost:
     multiply_adds: int
     activation_bytes: int
     attention_bytes: int
+    attention_multiply_adds: int = 0
 
 
 def parts_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -69,7 +71,7 @@ def cost(model: nn.Module, image_size=None, batch: int = 1) -> list[Cost]:
     paths = {module: path for path, module in model.named_modules()}
     rows = [
         Cost(name, seen[name].output, parameters(part), counts.get(paths[part], 0),
-             seen[name].written, seen[name].attended)
+             seen[name].written, seen[name].attended, seen[name].products)
         for name, part in parts.items()
     ]  # fmt: skip
     return [*rows, total(model, rows, counter.get_total_flops() // 2)]
@@ -90,11 +92,14 @@ class Seen:
     output: tuple[int, ...] = ()
     written: int = 0
     attended: int = 0
+    products: int = 0
 
     def layer(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         if isinstance(module, MultiHeadAttention):
             B, N, _ = inputs[0].shape
-            self.attended += B * module.heads * N * N * output.itemsize
+            entries = B * module.heads * output.shape[1] * N  # queries times keys
+            self.attended += entries * output.itemsize
+            self.products += 2 * entries * module.head_dim
         elif output is not inputs[0] and not any(module.children()):
             self.written += output.nbytes
 
@@ -129,16 +134,21 @@ def total(model: nn.Module, rows: list[Cost], multiply_adds: int) -> Cost:
         multiply_adds,
         sum(row.activation_bytes for row in rows),
         sum(row.attention_bytes for row in rows),
+        sum(row.attention_multiply_adds for row in rows),
     )
 
 
 def cost_table(rows: list[Cost]) -> str:
     """The rows of `cost` as a Markdown table, in millions and megabytes (10⁶ bytes)."""
-    titles = ["part", "output", "parameters (M)", "multiply-adds (M)",
-              "activations (MB)", "attention (MB)"]  # fmt: skip
-    lines = [titles, ["---", "---", "---:", "---:", "---:", "---:"]]
+    columns = {
+        "parameters (M)": "parameters",
+        "multiply-adds (M)": "multiply_adds",
+        "activations (MB)": "activation_bytes",
+        "attention (MB)": "attention_bytes",
+    }
+    lines = [["part", "output", *columns], ["---", "---"] + ["---:"] * len(columns)]
     for row in rows:
-        millions = [getattr(row, field.name) / 1e6 for field in fields(Cost)[2:]]
+        millions = [getattr(row, field) / 1e6 for field in columns.values()]
         output = "×".join(map(str, row.output[1:]))
         lines.append([row.name, output, *(f"{value:,.2f}" for value in millions)])
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -53,6 +53,12 @@ function reader(view, buffer) {
       const text = exact ? number.toFixed(Math.max(decimals, 0)) : String(Number(number.toPrecision(3)));
       return text.replace("-", "−");
     },
+    // As `print`, but at the ends of a clipped scale says that the number lies there or beyond.
+    read(number) {
+      const half = mantissa / scale / 2;
+      const beyond = view.clip && (number >= view.clip[1] - half ? "≥ " : number <= view.clip[0] + half ? "≤ " : "");
+      return (beyond || "") + this.print(number);
+    },
   };
 }
 
@@ -172,7 +178,7 @@ function grid(view, figure, numbers) {
     index: (row, column, what) => ({ cell: row * columns + column, row, column })[what],
     read(values, row, column) {
       const k = row * columns + column;
-      const value = Array.from(values.subarray(k * channels, (k + 1) * channels), numbers.print).join(", ");
+      const value = Array.from(values.subarray(k * channels, (k + 1) * channels), (v) => numbers.read(v)).join(", ");
       return `row ${row}, column ${view.labels ? view.labels[column] : column}: ${value}`;
     },
   };
@@ -345,7 +351,8 @@ function arrange(list, parent) {
   parent.style.setProperty("--cm-columns", maps === 4 ? 2 : Math.min(Math.max(maps, 2), 3));
   const frames = [];
   for (const role of ["map", "chart", "number"]) {
-    const row = role === "number" && roles.includes(role) ? make("div", "cm-numbers", parent) : parent;
+    const apart = roles.includes(role) && (role === "number" || (role === "chart" && maps !== 1));
+    const row = apart ? make("div", `cm-${role}s`, parent) : parent;
     roles.forEach((r, k) => { if (r === role) frames[k] = make("figure", `cm-view cm-${role}`, row); });
   }
   return frames;

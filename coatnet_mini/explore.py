@@ -167,7 +167,7 @@ def _view_spec(name: str, view: View, table: Table, limits, offset: int, axes) -
             "decimals": table.decimals,
         },
     }
-    for key in ("labels", "series", "x"):
+    for key in ("labels", "series", "x", "clip"):
         if getattr(view, key) is not None:
             spec[key] = list(getattr(view, key))
     if view.mark:
@@ -241,6 +241,7 @@ def _limits(views: dict[str, View], tables: dict[str, Table]) -> dict[str, list[
     for name, view in views.items():
         numbers, key = tables[name].numbers(tables[name].codes), view.scale or f"view {name}"
         low, high = float(numbers.min()), float(numbers.max())
+        low, high = view.clip or (low, high)
         if view.kind == "bars":  # a bar starts at zero
             low, high = min(low, 0.0), max(high, 0.0)
         span = spans.setdefault(key, [low, high])

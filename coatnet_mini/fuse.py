@@ -1,8 +1,8 @@
 """A copy of a network for inference, with its BatchNorms folded into the convolutions beside them.
 
-In evaluation a BatchNorm is a fixed scale and shift per channel, which a convolution before it, or a
-1×1 convolution right after it, can carry in its own weights: the outputs are the same, and one pass
-over the activations fewer is made. GELU then directly follows the convolution that it belongs to.
+In evaluation a BatchNorm is a fixed scale and shift per channel, which a convolution before it,
+or a 1×1 convolution right after it, can carry in its own weights: the outputs are the same, and
+one pass over the activations fewer is made. GELU then directly follows its convolution.
 """
 
 import copy
@@ -39,9 +39,11 @@ class LinearGELU(nn.Linear):
 
 def one_kernel(x: Tensor) -> bool:
     """Whether oneDNN's fused operators take x; a compiler makes its own choice."""
-    eager = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-    plain = x.device.type == "cpu" and x.dtype in CPU_DTYPES and not torch.is_autocast_enabled("cpu")
-    return eager and plain and torch.backends.mkldnn.is_available() and x.numel() > 0
+    if x.device.type != "cpu" or x.dtype not in CPU_DTYPES or x.numel() == 0:
+        return False
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
 
 
 @torch.no_grad()
@@ -64,9 +66,9 @@ def fuse(model: nn.Module) -> nn.Module:
 
 def fuse_mbconv(block: MBConv) -> None:
     scale, shift = scale_and_shift(block.norm)
-    before = block.expand.weight.flatten(1)  # (hidden, D), a 1×1 kernel without padding
-    block.expand.weight.copy_(block.expand.weight * scale[:, None, None])
-    block.expand = with_gelu(block.expand, block.expand_norm, before @ shift)
+    bias = block.expand.weight.flatten(1) @ shift  # (hidden,); a 1×1 kernel has no borders
+    block.expand.weight.mul_(scale[:, None, None])
+    block.expand = with_gelu(block.expand, block.expand_norm, bias)
     block.depthwise = with_gelu(block.depthwise, block.depthwise_norm)
     block.norm, block.expand_norm, block.depthwise_norm = (nn.Identity() for _ in range(3))
     block.act = nn.Identity()

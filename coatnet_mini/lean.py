@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LARGE = 1 << 22  # elements from which `BatchNormGELU` gains; below, its many small steps cost more
-CHUNK = 1 << 18  # elements at a time, so that what its backward pass reuses stays in cache
+CHUNK = 1 << 19  # elements at a time, so that what its backward pass reuses stays in cache
 
 
 def is_lean(x: Tensor) -> bool:

@@ -1,20 +1,20 @@
 """CoAtNet: the network, the paper's family, its five layouts, and small members for 32 pixels."""
 
 from collections import OrderedDict
-from dataclasses import fields, replace
 from functools import partial
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from coatnet_mini import ceit, vit
 from coatnet_mini.blocks import ConvStem, MBConv, TransformerBlock, init_weights
-from coatnet_mini.config import CoAtNetConfig, Stage, check_image_size, check_options
+from coatnet_mini.classifier import ImageClassifier
+from coatnet_mini.config import CoAtNetConfig, Stage, check_options
 
 __all__ = ["MODELS", "CoAtNet", "CoAtNetConfig", "Stage", "create_model", "list_models"]
 
 
-class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
+class CoAtNet(ImageClassifier):
     """Convolution and attention, stacked vertically: images (B, C, H, W) → logits (B, classes).
 
     `stages` holds "S0" (the stem), "S1", "S2", ...; the last grid is averaged, normalised and
@@ -22,8 +22,7 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
     """
 
     def __init__(self, config: CoAtNetConfig):
-        super().__init__()
-        self.config, self.total_stride = config, config.total_stride
+        super().__init__(config)
         names = config.stage_names
         self.stages = nn.ModuleDict({names[0]: make_stem(config)})
         for n, rates in enumerate(config.drop_path_rates, 1):
@@ -51,43 +50,6 @@ class CoAtNet(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
         for stage in self.stages.values():
             x = stage(x)
         return x
-
-    @torch.no_grad()
-    def attention_maps(self, images: Tensor) -> dict[str, Tensor]:
-        """The weights of every Transformer block, {"S3.0": (B, heads, N, N), ...}."""
-        self.check(images)
-        x = images.contiguous(memory_format=torch.channels_last)
-        maps = {}
-        for name, stage in self.stages.items():
-            for n, block in enumerate(stage):
-                if isinstance(block, TransformerBlock):
-                    maps[f"{name}.{n}"] = block.attention_weights(x)
-                x = block(x)
-        return maps
-
-    def replace_head(self, num_classes: int) -> None:
-        """A new, untrained classifier for another label set; everything before it stays."""
-        self.config = self._hub_mixin_config = replace(self.config, num_classes=num_classes)
-        old = self.head.classifier
-        new = nn.Linear(old.in_features, num_classes).to(old.weight)
-        init_weights(new, self.config.init)
-        self.head.classifier = new
-
-    def check(self, images: Tensor) -> None:
-        channels = self.config.in_channels
-        if images.ndim != 4 or images.shape[1] != channels:
-            raise ValueError(f"images must be (batch, {channels}, height, width), "
-                             f"got {tuple(images.shape)}")  # fmt: skip
-        check_image_size((images.shape[2], images.shape[3]), self.total_stride)
-
-    @classmethod
-    def _from_pretrained(cls, *, config: CoAtNetConfig | None = None, strict=True, **options):
-        # Fields of the configuration may be overridden: from_pretrained(folder, image_size=384).
-        if config is None:
-            raise FileNotFoundError(f"no config.json beside the weights in {options['model_id']}")
-        names = {field.name for field in fields(config)} & options.keys()
-        config = replace(config, **{name: options.pop(name) for name in names})
-        return super()._from_pretrained(config=config, strict=strict, **options)
 
 
 def make_stem(config: CoAtNetConfig) -> nn.Module:
@@ -183,7 +145,11 @@ def coatnet(name: str, **options) -> CoAtNet:
 
 
 # Other families join by adding their names; a value is called with the options of `create_model`.
-MODELS = {name: partial(coatnet, name) for name in (*FAMILY, *STAGES, *LAYOUTS)}
+MODELS = {
+    **{name: partial(coatnet, name) for name in (*FAMILY, *STAGES, *LAYOUTS)},
+    **vit.MODELS,
+    **ceit.MODELS,
+}
 
 
 def list_models() -> list[str]:

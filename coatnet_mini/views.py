@@ -61,11 +61,21 @@ class View:
     labels: tuple[str, ...] | None = None
     series: tuple[str, ...] | None = None
     x: tuple[float, ...] | None = None
+    clip: tuple[float, float] | None = None
 
     def fixed(self) -> tuple:
         """All that has to be the same in every state."""
         shape = self.values.shape
-        return (self.kind, shape, self.scale, self.signed, self.mark, self.series, self.x)
+        return (
+            self.kind,
+            shape,
+            self.scale,
+            self.signed,
+            self.mark,
+            self.series,
+            self.x,
+            self.clip,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,12 +103,29 @@ def axis(values: Sequence, start: Any = None, label: str | None = None) -> _Axis
     return _AxisRequest(values, start, label)
 
 
-def heat(values, *, mark=None, row=None, column=None, scale=None, signed=None, labels=None) -> View:
+def heat(
+    values,
+    *,
+    mark=None,
+    row=None,
+    column=None,
+    scale=None,
+    signed=None,
+    labels=None,
+    clip=None,
+) -> View:
     """A heat map of a matrix (H, W). `mark`, `row` or `column` names the axis whose value is the
     flat index of the cell, or the row or column, to outline; it can then be clicked as well.
     `signed` (default: whether a value is negative) centres the colours on zero. `labels` name
-    the columns."""
-    return View("heat", _array(values), scale, signed, _mark(mark, row, column), _names(labels))
+    the columns. `clip`, a pair of limits, keeps small values visible beside large ones: colours
+    saturate there, and a number beyond is read as "≥ 0.2"."""
+    mark, labels, values = _mark(mark, row, column), _names(labels), _array(values)
+    if clip is not None:
+        low, high = clip
+        if not low < high:
+            raise ValueError(f"clip={clip} is not a pair of limits, the lower one first")
+        values, clip = np.clip(values, low, high), (float(low), float(high))
+    return View("heat", values, scale, signed, mark, labels, clip=clip)
 
 
 def image(values, *, mark=None, scale=None) -> View:

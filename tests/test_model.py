@@ -363,7 +363,7 @@ def test_copies_and_pickles_compute_the_same():
 
 def test_no_graph_breaks():
     model, images = tiny(), torch.randn(2, 3, 64, 64)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
         assert torch.allclose(compiled(images), model(images), atol=1e-5)
     model.train()
@@ -389,7 +389,7 @@ def stages(*kinds):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: create_model("coatnet_8"), "unknown model 'coatnet_8'; choose from coatnet_0, "),
+        (lambda: create_model("coatnet_8"), "unknown model 'coatnet_8'; choose from .*coatnet_0, "),
         (lambda: create_model("coatnet_0", depth=3), "unknown option 'depth'; choose from stages"),
         (lambda: create_model("coatnet_0", pool="mean"), "pool is 'mean'; choose from max, avg"),
         (lambda: create_model("coatnet_0", head="fc"), "head is 'fc'; choose from linear, tanh"),

@@ -283,6 +283,13 @@ def test_tables_are_compared_as_numbers(executed):
     whole = stored.replace('"decimals":4', '"decimals":0')
     assert whole != stored
     assert "1 of" in difference(whole, shift(whole, 1))  # a count is exact
+    limits = re.search(r'"limits":\[(.*?),(.*?)\]', stored)
+    for by, said in ((0.0001, ""), (0.0003, "view 'v': limits")):
+        moved = f'"limits":[{limits[1]},{float(limits[2]) + by}]'
+        assert difference(stored, stored.replace(limits[0], moved)).startswith(said)
+        assert bool(said) == bool(difference(stored, stored.replace(limits[0], moved)))
+    below = re.sub(r'"base":(-?\d+)', lambda m: f'"base":{int(m[1]) - 1}', stored)
+    assert below != stored and difference(stored, below) == ""
 
 
 def test_strict_nbval_fails_just_what_is_false(executed):

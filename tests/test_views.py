@@ -109,6 +109,12 @@ def test_views_on_one_scale_share_their_limits():
     assert shown.limits == {"a": [-3, 3], "b": [-3, 3], "c": [1, 2]}
 
 
+def test_a_clipped_map_saturates_at_its_limits():
+    shown = figure(heat([[-3.0, 0.01], [0.05, 9.0]], clip=(-0.2, 0.2)))
+    assert shown.limits["v"] == [-0.2, 0.2]
+    assert np.array_equal(shown.numbers("v"), [[-0.2, 0.01], [0.05, 0.2]])
+
+
 def test_start_values():
     shown = explore(lambda **_: {"v": 1.0}, "t", a=range(5), b=axis([3, 9], start=9), c=["x", "y"])
     assert shown.state == [2, 1, 0]
@@ -149,6 +155,7 @@ def test_repr_says_the_figure_in_words_and_holds_no_address():
         (lambda: explore(lambda t: {"v": np.zeros(t)}, "x", t=[1, 2]), "has shape (2,) at t = 2"),
         (lambda: explore(lambda t: {f"v{t}": 1}, "x", t=[1, 2]), "the views change"),
         (lambda: heat(np.eye(2), row="i", mark="i"), "one of mark, row and column"),
+        (lambda: heat(np.eye(2), clip=(1, 0)), "clip=(1, 0) is not a pair of limits"),
         (lambda: explore(lambda **_: {"v": 1}, "x", a=range(300), b=range(300)), "90,000 states"),
     ],
 )

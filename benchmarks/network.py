@@ -1,0 +1,178 @@
+"""CoAtNet-0 against timm's coatnet_0_224: the same configuration, the same weights, one run.
+
+    python -m benchmarks.network [--batch 8] [--rounds 9] [--threads 2] [--device cpu|cuda]
+
+Every round times both networks, one after the other, so that what else the machine does falls
+on both. Printed and stored are medians over rounds; a ratio is the median of the rounds' ratios,
+timm's time over ours. Results are written to benchmarks/results/. On a GPU the networks run in
+bfloat16; that path has not been run yet.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.memory import peak_of_child
+from tests.timm_weights import create_pair
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def inference(model: nn.Module, images: torch.Tensor):
+    """One forward pass, as a function without arguments."""
+
+    def run():
+        with torch.inference_mode():
+            return model(images)
+
+    return run
+
+
+def training_step(model: nn.Module, images: torch.Tensor):
+    """Forward, loss, backward and an AdamW step, as a function without arguments."""
+    model.train()
+    labels = torch.arange(len(images), device=images.device)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-6, fused=True)
+
+    def run():
+        optimizer.zero_grad()
+        with torch.autocast(images.device.type, torch.bfloat16, images.device.type == "cuda"):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return run
+
+
+def prepare(who: str, task: str, compiled: bool, device: str, batch: int):
+    """The function to time: `who` ("timm" or "ours") doing `task`, as fast as it can."""
+    torch.manual_seed(0)
+    model = dict(zip(("timm", "ours"), create_pair(0), strict=True))[who]
+    images = torch.randn(batch, 3, 224, 224)
+    if task == "inference":
+        model = model.fuse() if who == "ours" else model
+        if device == "cuda":
+            model, images = model.bfloat16(), images.bfloat16()
+    # Channels-last is timm's best format too: three times as fast as its default on our CPU.
+    model = model.to(device, memory_format=torch.channels_last)
+    images = images.to(device, memory_format=torch.channels_last)
+    if compiled:
+        model = torch.compile(model, fullgraph=who == "ours")
+    return (inference if task == "inference" else training_step)(model, images)
+
+
+def seconds(run, device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(task: str, compiled: bool, arguments) -> dict:
+    """Times of both networks at one task, alternating, and their ratio."""
+    sides = ("timm", "ours")
+    runs = {who: prepare(who, task, compiled, arguments.device, arguments.batch) for who in sides}
+    for run in runs.values():  # compilation, allocation, caches
+        run()
+        run()
+    rounds = [{who: seconds(runs[who], arguments.device) for who in sides}
+              for _ in range(arguments.rounds)]  # fmt: skip
+    medians = {who: statistics.median(r[who] for r in rounds) for who in sides}
+    ratio = statistics.median(r["timm"] / r["ours"] for r in rounds)
+    return {
+        "task": task,
+        "compiled": compiled,
+        "timm_ms": round(1e3 * medians["timm"], 1),
+        "ours_ms": round(1e3 * medians["ours"], 1),
+        "ratio": round(ratio, 3),
+        "rounds_ms": [{who: round(1e3 * r[who], 1) for who in sides} for r in rounds],
+    }
+
+
+def add_memory(row: dict, arguments) -> None:
+    """Peak memory of one run beyond what was held before it, each side in a process of its own."""
+    for who in ("timm", "ours"):
+        peak = peak_of_child(who, row["task"], row["compiled"], arguments.device, arguments.batch)
+        row[f"{who}_peak_mb"] = round(peak / 1e6, 1)
+
+
+def machine(device: str) -> dict:
+    """What the numbers depend on."""
+    import timm
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    commit = ["git", "rev-parse", "--short", "HEAD"]
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else names[0],
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
+    }
+
+
+def table(result: dict) -> str:
+    """The result as Markdown."""
+    about = result["machine"]
+    lines = [
+        f"CoAtNet-0, 224×224, batch {result['batch']}, identical weights. {about['device']}, "
+        f"{about['threads']} threads, torch {about['torch']}, timm {about['timm']}, "
+        f"commit {about['commit']}.",
+        "",
+        f"`{result['command']}`",
+        "",
+        "| | timm (ms) | ours (ms) | timm / ours | timm peak (MB) | ours peak (MB) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        name = row["task"] + (", compiled" if row["compiled"] else ", eager")
+        peaks = [f"{row[f'{who}_peak_mb']:,.0f}" for who in ("timm", "ours")]
+        times = [f"{row['timm_ms']:,.0f}", f"{row['ours_ms']:,.0f}", f"**{row['ratio']:.2f}**"]
+        lines.append("| " + " | ".join([name, *times, *peaks]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--eager-only", action="store_true", help="leave out what needs compiling")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for compiled in (False,) if arguments.eager_only else (False, True):
+        for task in ("inference", "training step"):
+            rows.append(compare(task, compiled, arguments))
+            add_memory(rows[-1], arguments)
+            print(json.dumps({k: v for k, v in rows[-1].items() if k != "rounds_ms"}), flush=True)
+    result = {
+        "command": "python -m benchmarks.network " + " ".join(sys.argv[1:]),
+        "machine": machine(arguments.device),
+        "batch": arguments.batch,
+        "rows": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    stem = RESULTS / f"network_{arguments.device}"
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(table(result))
+    print("\n" + table(result))
+
+
+if __name__ == "__main__":
+    main()

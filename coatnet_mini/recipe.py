@@ -1,0 +1,244 @@
+"""How to train: every choice as one field of one dataclass, and the presets.
+
+The paper's values are those of its Table 10. What it leaves open is said at the field.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from coatnet_mini.model import list_models
+
+PAPER_DROP_PATH = {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Train a network of coatnet_mini on images, and keep what is needed to go on or to use it."""
+
+    # ---- Data
+    data: str = "digits"
+    """digits, shapes, a folder of images (one folder a class) or of Parquet files, or the name of
+    a data set on the Hugging Face hub."""
+    data_config: str | None = None
+    """Configuration of a hub data set that has several."""
+    split_train: str = "train"
+    """The split to train on."""
+    split_test: str | None = None
+    """The split held out; by default validation, test or valid, whichever there is."""
+    holdout: float = 0.1
+    """Part of the data to hold out where there is one split only."""
+    image_column: str | None = None
+    """Column of the images; by default the first that holds images."""
+    label_column: str | None = None
+    """Column of the labels; by default label, labels, fine_label or the first of classes."""
+    num_classes: int | None = None
+    """Number of classes, where the data do not say."""
+    train_images: int | None = None
+    """Train on this many images only; for shapes, make this many (10,000 by default)."""
+    streaming: bool = False
+    """Read the data while training and store nothing; needs --steps."""
+    shuffle_buffer: int = 10_000
+    """Images among which a stream is shuffled."""
+    strict: bool = False
+    """Stop at an image that cannot be read; otherwise it is named, skipped and counted."""
+    threads: int = 4
+    """Threads that decode images."""
+    memory: float = 2.0
+    """Hold decoded images in memory if they need no more than this many GB, per process."""
+
+    # ---- Network
+    model: str = "coatnet_pico"
+    """A name of coatnet_mini.model.list_models()."""
+    image_size: int = 32
+    """Height and width at which the network sees the images, in pixels."""
+    channels: Literal[1, 3] = 3
+    """1 for grey images, 3 for colours."""
+    options: tuple[str, ...] = ()
+    """Other fields of the network's configuration, such as relative_bias=none head=tanh."""
+    init_from: str | None = None
+    """Start from the weights in this folder; bias tables are resized, and for another number of
+    classes the classifier is new."""
+
+    # ---- Augmentation, of training images only
+    crop_scale: float = 1.0
+    """Random crops have at least this part of the image's area (0.08 is usual); 1 for none."""
+    flip: bool = False
+    """Mirror every second image."""
+    rotate: float = 0.0
+    """Turn by up to this many degrees."""
+    translate: float = 0.0
+    """Shift by up to this part of the side."""
+    zoom: float = 0.0
+    """Enlarge or shrink by up to this part."""
+    rand_augment_layers: int = 0
+    """Operations of RandAugment in a row; 0 for none."""
+    rand_augment_magnitude: int = 15
+    """Their strength, 1 to 29."""
+    mixup: float = 0.0
+    """MixUp's alpha; 0 for none."""
+    crop_ratio: float = 1.0
+    """In evaluation, the part of the image's side that the centre crop keeps."""
+
+    # ---- Optimization
+    epochs: float = 30
+    """Passes over the training images."""
+    steps: int | None = None
+    """Steps, in place of epochs."""
+    batch_size: int = 64
+    """Images per step, over all processes and accumulated parts."""
+    accumulate: int = 1
+    """Parts in which each process works off its share of a batch."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of a cosine or linear schedule."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate gets from the peak to the end."""
+    warmup_steps: int = 0
+    """Steps in which it rises to the peak, linearly."""
+    weight_decay: float = 0.05
+    """On the weights of linear layers and convolutions; never on norms, biases and bias tables."""
+    clip_norm: float = 1.0
+    """Largest norm of all gradients together; 0 for no limit."""
+    label_smoothing: float = 0.1
+    """Part of the target that is spread over all classes."""
+    drop_path: float | None = None
+    """Full rate of stochastic depth; by default the paper's for CoAtNet-0 to -3, else 0."""
+    ema: float = 0.0
+    """Decay of the running average of the weights; 0 for none."""
+    seed: int = 0
+    """Of weights, order, augmentation and stochastic depth."""
+
+    # ---- Machine
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes a GPU if there is one."""
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision."""
+    compile: bool = False
+    """Compile the network."""
+    sync_batch_norm: bool = True
+    """On several GPUs, normalize over the batch of all; on CPUs each process has its own."""
+
+    # ---- Output
+    output: str = "runs/{preset}"
+    """Folder for checkpoints, metrics and the trained network."""
+    resume: bool = False
+    """Go on from the last whole checkpoint in the output folder, if there is one."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last two are kept."""
+    evaluate_every: int = 0
+    """Steps between evaluations; 0 for one at the end only."""
+    log_every: int = 10
+    """Steps between lines in metrics.jsonl."""
+    tensorboard: bool = True
+    """Also write the metrics for TensorBoard."""
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Type of the weights of the trained network as stored; the final accuracy is that of the
+    stored weights."""
+
+    def check(self) -> None:
+        """Refuse values that no run could use, with a ValueError that says what is allowed."""
+        self.check_ranges()
+        if self.model not in list_models():
+            raise ValueError(f"unknown model {self.model!r}; "
+                             f"choose from {', '.join(list_models())}")  # fmt: skip
+        if self.streaming and self.data in ("digits", "shapes"):
+            raise ValueError(f"streaming is for folders and the hub; {self.data} is made here")
+        if self.streaming and self.train_images:
+            raise ValueError("train_images cannot be told from a stream; use it without streaming")
+        if self.streaming and self.steps is None:
+            raise ValueError("streaming needs --steps: a stream does not tell how long an epoch is")
+        if self.schedule != "constant" and self.min_lr > self.lr:
+            raise ValueError(f"min_lr is {self.min_lr}, above the peak lr {self.lr}")
+        for option in self.options:
+            if "=" not in option:
+                raise ValueError(f"option {option!r} is not of the form name=value")
+
+    def check_ranges(self) -> None:
+        for name, (low, high, exclusive) in RANGES.items():
+            value = getattr(self, name)
+            if value is None or (low <= value <= high and value not in exclusive):
+                continue
+            allowed = f"{'above' if low in exclusive else 'at least'} {low}"
+            if high < INFINITY:
+                allowed += f" and {'below' if high in exclusive else 'at most'} {high}"
+            raise ValueError(f"{name} is {value}; it must be {allowed}")
+
+
+INFINITY = float("inf")
+RANGES = {
+    **{name: (1, INFINITY, ()) for name in
+       ("image_size", "batch_size", "accumulate", "steps", "checkpoint_every", "log_every",
+        "threads", "shuffle_buffer", "num_classes", "train_images")},
+    **{name: (0, INFINITY, ()) for name in
+       ("min_lr", "warmup_steps", "weight_decay", "clip_norm", "rand_augment_layers", "mixup",
+        "evaluate_every", "rotate", "seed", "memory")},
+    **{name: (0, INFINITY, (0,)) for name in ("epochs", "lr")},
+    **{name: (0, 1, (1,)) for name in
+       ("label_smoothing", "drop_path", "ema", "translate", "zoom")},
+    **{name: (0, 1, (0,)) for name in ("crop_scale", "crop_ratio")},
+    "holdout": (0, 1, (0, 1)),
+    "rand_augment_magnitude": (1, 29, ()),
+}  # fmt: skip
+
+IMAGENET = Recipe(
+    data="ILSVRC/imagenet-1k",
+    model="coatnet_0",
+    image_size=224,
+    crop_scale=0.08,
+    flip=True,
+    rand_augment_layers=2,
+    mixup=0.8,
+    crop_ratio=0.875,
+    epochs=300,
+    batch_size=4096,
+    warmup_steps=10_000,
+    checkpoint_every=1000,
+    evaluate_every=3125,
+    log_every=50,
+    precision="bf16",
+    threads=16,
+)
+PRESETS = {
+    "digits": Recipe(
+        channels=1, rotate=10, translate=0.08, zoom=0.1, epochs=24, batch_size=64, lr=2e-3,
+        warmup_steps=60, drop_path=0.1, ema=0.98,
+    ),
+    "shapes": Recipe(
+        data="shapes", epochs=15, batch_size=64, lr=2e-3, warmup_steps=100, drop_path=0.1,
+    ),
+    "cifar10": Recipe(
+        data="uoft-cs/cifar10", model="coatnet_nano", crop_scale=0.5, flip=True,
+        rand_augment_layers=2, rand_augment_magnitude=10, mixup=0.2, epochs=60, batch_size=256,
+        warmup_steps=500, drop_path=0.2, evaluate_every=1000,
+    ),
+    "imagenet1k": IMAGENET,
+    "finetune": replace(
+        IMAGENET, image_size=384, crop_ratio=1.0, epochs=30, batch_size=512, lr=5e-5, min_lr=5e-5,
+        schedule="constant", warmup_steps=0, weight_decay=1e-8, ema=0.9999,
+    ),
+}  # fmt: skip
+ABOUT = {
+    "digits": "scikit-learn's digits: no download, about two minutes on two cores (the default)",
+    "shapes": "texture and relation, made on the spot",
+    "cifar10": "CIFAR-10 from the Hugging Face hub",
+    "imagenet1k": "the paper's pre-training at 224 pixels (Table 10), CoAtNet-0",
+    "finetune": "the paper's fine-tuning at 384 pixels (Table 10); give it --init-from",
+}
+FREE = {"resume", "output", "threads", "memory", "checkpoint_every", "log_every", "tensorboard",
+        "device", "compile", "accumulate", "strict"}  # fmt: skip
+
+
+def drop_path_of(recipe: Recipe) -> float:
+    return PAPER_DROP_PATH.get(recipe.model, 0.0) if recipe.drop_path is None else recipe.drop_path
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """What sets two recipes apart and would make a resumed run another one, in words."""
+    names = [field.name for field in fields(Recipe) if field.name not in FREE]
+    return [f"{name} was {old.get(name)!r} and is {new[name]!r}"
+            for name in names if jsonable(old.get(name)) != jsonable(new[name])]  # fmt: skip
+
+
+def jsonable(value):
+    return list(value) if isinstance(value, tuple) else value

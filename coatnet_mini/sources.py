@@ -1,0 +1,215 @@
+"""Where the training command's images come from: digits, shapes, a folder, the Hugging Face hub.
+
+Whatever the source, the rest sees a `Split`: rows of encoded images and labels, through `datasets`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
+
+from coatnet_mini.data import raw_digits
+from coatnet_mini.shapes import CLASSES, shapes
+
+HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order of preference
+LABEL_NAMES = ("label", "labels", "fine_label")
+SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
+SPLITS = ("train", "test")  # of digits and shapes
+
+
+@dataclass
+class Split:
+    """Encoded images and their labels, not yet decoded.
+
+    rows: a `datasets` table or, streamed, an iterable; `image` and `label` name its columns.
+    labels: (N,) int64, known beforehand; None for streamed data.
+    """
+
+    name: str
+    rows: Dataset | IterableDataset
+    image: str
+    label: str
+    classes: list[str]
+    labels: np.ndarray | None = None
+    index: dict = field(default_factory=dict)  # label as stored → number of the class
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def streamed(self) -> bool:
+        return self.labels is None
+
+    def keep(self, rows: np.ndarray) -> "Split":
+        """The split with only some of its rows, by number."""
+        kept = {**vars(self), "rows": self.rows.select(rows), "labels": self.labels[rows]}
+        return Split(**kept)
+
+    def read(self, rows: list[int]) -> list[tuple[str, dict, int]]:
+        """(name, encoded image, label) of some rows, by number."""
+        images = self.rows[rows][self.image]
+        return [(name_of(image, f"{self.name}[{row}]"), image, int(self.labels[row]))
+                for row, image in zip(rows, images, strict=True)]  # fmt: skip
+
+    def stream(self, epoch: int) -> Iterator[tuple[str, dict, int]]:
+        """(name, encoded image, label) of all rows, shuffled anew for each epoch if at all."""
+        self.rows.set_epoch(epoch)
+        for n, row in enumerate(self.rows):
+            name = name_of(row[self.image], f"{self.name}[{n}]")
+            yield name, row[self.image], self.number(row[self.label], name)
+
+    def number(self, label, name: str) -> int:
+        """The number of the class of a label as stored."""
+        number = self.index.get(label)
+        if number is None:
+            raise ValueError(f"{name} has the label {label!r}; the classes are {short(self.index)}")
+        return number
+
+
+def name_of(image: dict, otherwise: str) -> str:
+    return image.get("path") or otherwise
+
+
+def short(names) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names if len(names) <= 12 else [*names[:5], "...", *names[-2:]])
+
+
+def open_data(recipe) -> tuple[Split, Split]:
+    """The training and the held-out split that a recipe asks for.
+
+    Raises:
+        ValueError: no such data, no images or labels in it, or labels that fit no class.
+    """
+    datasets.disable_progress_bars()
+    if recipe.data == "digits":
+        train, test = (table(*part, name) for part, name in zip(raw_digits(), SPLITS, strict=True))
+    elif recipe.data == "shapes":
+        train = table(*shapes(recipe.train_images or SHAPES_TRAIN), CLASSES, "train")
+        test = table(*shapes(SHAPES_TEST, "test"), CLASSES, "test")
+    else:
+        train, test = load(recipe)
+    if recipe.train_images:
+        if recipe.train_images > len(train):
+            raise ValueError(f"train_images is {recipe.train_images}; "
+                             f"{recipe.data} has {len(train)}")  # fmt: skip
+        train = train.keep(shuffled(len(train))[: recipe.train_images])
+    return train, test
+
+
+def shuffled(n: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(n)
+
+
+def table(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str) -> Split:
+    """Arrays (N, H, W) or (N, 3, H, W) as a split; the images become PNGs, which lose nothing."""
+    if images.ndim == 4:
+        images = images.transpose(0, 2, 3, 1)
+    features = Features({"image": Image(), "label": ClassLabel(names=classes)})
+    rows = Dataset.from_dict({"image": list(images), "label": labels}, features=features)
+    return as_split(rows, name, "image", "label", classes, dict(enumerate(classes)))
+
+
+def as_split(rows, name, image, label, classes, stored) -> Split:
+    """A split whose label column holds `stored`'s keys, one for each class."""
+    rows = rows.cast_column(image, Image(decode=False))
+    split = Split(name, rows, image, label, classes, None, {key: n for n, key in enumerate(stored)})
+    if isinstance(rows, Dataset):
+        column = rows.with_format("arrow")[label].to_pylist()
+        numbers = [split.number(value, f"{name}[{n}]") for n, value in enumerate(column)]
+        split.labels = np.array(numbers, np.int64)
+        if not len(numbers):
+            raise ValueError(f"the split {name!r} holds no images")
+    return split
+
+
+def load(recipe) -> tuple[Split, Split]:
+    """A folder, or a data set of the hub, by the columns and splits that it turns out to have."""
+    found = fetch(recipe)
+    if recipe.split_train not in found:
+        raise ValueError(f"{recipe.data} has no split {recipe.split_train!r}; "
+                         f"choose from {', '.join(found)}")  # fmt: skip
+    train, test = found[recipe.split_train], held_out(recipe, found)
+    image, label = columns(train, recipe)
+    if test is None:
+        train, test = divide(train, recipe)
+    if recipe.streaming:
+        train = train.shuffle(seed=recipe.seed, buffer_size=recipe.shuffle_buffer)
+    stored, classes = classes_of(train, label, recipe)
+    shared = (image, label, classes, stored)
+    return (as_split(train, recipe.split_train, *shared),
+            as_split(test, recipe.split_test or "held-out", *shared))  # fmt: skip
+
+
+def fetch(recipe) -> dict:
+    """Every split under its name."""
+    path = Path(recipe.data).expanduser()
+    looks_like_path = recipe.data.startswith((".", "/", "~")) or recipe.data.count("/") > 1
+    if path.is_file() or (looks_like_path and not path.is_dir()):
+        raise ValueError(f"data {recipe.data!r} is not a folder")
+    name = str(path.resolve()) if path.is_dir() else recipe.data
+    try:
+        return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
+    except Exception as error:  # of a dozen classes: of the hub, the network, the file formats
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        what = "" if path.is_dir() else "is no folder here, and the hub does not give it: "
+        raise ValueError(f"data {recipe.data!r}: {what}{reason}") from error
+
+
+def held_out(recipe, found):
+    """The second split: the one asked for, or the first of the usual names; None without any."""
+    if recipe.split_test and recipe.split_test not in found:
+        raise ValueError(f"{recipe.data} has no split {recipe.split_test!r}; "
+                         f"choose from {', '.join(found)}")  # fmt: skip
+    names = [recipe.split_test] if recipe.split_test else HELD_OUT_NAMES
+    return next((found[name] for name in names if name in found), None)
+
+
+def divide(train, recipe) -> tuple[Dataset, Dataset]:
+    """Hold out a part of the only split, always the same one."""
+    if recipe.streaming:
+        raise ValueError(f"{recipe.data} has one split only; streamed data needs a second one to "
+                         "be held out (--split-test)")  # fmt: skip
+    n = round(len(train) * recipe.holdout)
+    if not 0 < n < len(train):
+        raise ValueError(f"holdout is {recipe.holdout}, which leaves {n} of {len(train)} images")
+    order = shuffled(len(train))
+    return train.select(np.sort(order[n:])), train.select(np.sort(order[:n]))
+
+
+def columns(rows, recipe) -> tuple[str, str]:
+    """The names of the image and the label column: those asked for, or the usual ones."""
+    features = rows.features
+    if features is None:  # a stream may not know its columns before the first row
+        features = dict.fromkeys(next(iter(rows)))
+    images = [name for name, kind in features.items() if isinstance(kind, Image)]
+    kinds = [name for name, kind in features.items() if isinstance(kind, ClassLabel)]
+    image = recipe.image_column or next(iter(images or [n for n in features if n == "image"]), None)
+    known = [name for name in LABEL_NAMES if name in features]
+    label = recipe.label_column or next(iter(known + kinds), None)
+    for what, name in (("image", image), ("label", label)):
+        if name not in features:
+            wanted = f"no column {name!r}" if name else f"no {what} column that could be told"
+            raise ValueError(f"{recipe.data} has {wanted} among {', '.join(features)}; "
+                             f"name it with --{what}-column")  # fmt: skip
+    return image, label
+
+
+def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
+    """The labels as stored, one for each class in order, and the classes' names."""
+    kind = (rows.features or {}).get(label)
+    if isinstance(kind, ClassLabel):
+        return list(range(kind.num_classes)), kind.names
+    if recipe.num_classes:
+        stored = list(range(recipe.num_classes))
+    elif isinstance(rows, Dataset):
+        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()))
+        if all(isinstance(value, int) for value in stored):
+            stored = list(range(max(stored) + 1))
+    else:
+        raise ValueError(f"a stream does not tell how many classes its column {label!r} has; "
+                         "say so with --num-classes")  # fmt: skip
+    return stored, [str(value) for value in stored]

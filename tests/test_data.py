@@ -1,0 +1,329 @@
+"""Data: digits, shapes, folders, Parquet, streams; the order of images; what cannot be read."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from coatnet_mini.data import decode, digits, fit, normalize, shape_images
+from coatnet_mini.loading import IGNORED, Decoder, Loader, Share, Shuffled, in_background, prefetch
+from coatnet_mini.recipe import Recipe
+from coatnet_mini.shapes import CLASSES, RELATIONS, SPLITS, positions, shapes
+from coatnet_mini.sources import open_data
+from tests.image_files import NAMES, damage, picture, write_folder, write_parquet
+
+
+def everything(loader: Loader) -> list[tuple[int, int]]:
+    """(grey, label) of all held-out images, in order."""
+    return [(int(image[0, 0, 0]), int(label))
+            for batch in loader.evaluate(5)
+            for image, label in zip(*batch, strict=True)]  # fmt: skip
+
+
+def loader(split, memory=0.0, strict=False) -> Loader:
+    return Loader(split, Decoder(8, 3, strict, lambda text: None), memory)
+
+
+# ---- Digits and shapes
+
+
+def test_digits_are_scikit_learns_every_third_held_out():
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    train, test = digits(8)
+    assert (len(train), len(test)) == (1198, 599)
+    assert train.classes == [str(n) for n in range(10)]
+    expected = torch.from_numpy((source.images[2::3] * 255 / 16).round()).to(torch.uint8)
+    assert torch.equal(test.images[:, 0], expected)
+    assert test.labels.tolist() == source.target[2::3].tolist()
+    kept = np.delete(source.target, np.s_[2::3])
+    assert train.labels.tolist() == kept.tolist()
+
+
+def test_digits_are_enlarged_and_normalized():
+    train, _ = digits(16)
+    assert train.images.shape == (1198, 1, 16, 16) and train.images.dtype == torch.uint8
+    x = normalize(train.images)
+    assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
+
+
+def test_the_command_sees_the_digits_of_the_package():
+    train, test = open_data(Recipe(channels=1))
+    for split, expected in zip((train, test), digits(16), strict=True):
+        held = Loader(split, Decoder(16, 1, True), 1e9)
+        assert torch.equal(held.images, expected.images)
+        assert torch.equal(held.labels, expected.labels)
+
+
+def test_shapes_reproduce_and_grow():
+    images, labels = shapes(40)
+    assert images.shape == (40, 3, 32, 32) and images.dtype == np.uint8
+    again, _ = shapes(48)
+    assert np.array_equal(again[:40], images)
+    assert not np.array_equal(shapes(40, seed=1)[0], images)
+    assert np.bincount(labels, minlength=16).tolist() == [3] * 8 + [2] * 8
+    held = shape_images(20, "test")
+    assert len(held) == 20 and held.classes == CLASSES
+
+
+def test_shapes_held_out_never_overlap():
+    for relation in range(len(RELATIONS)):
+        train, test = ({tuple(p) for p in positions(relation, split)} for split in SPLITS)
+        assert not train & test
+        assert 0.19 < len(test) / (len(test) + len(train)) < 0.21
+    pictures = [{image.tobytes() for image in shapes(200, split)[0]} for split in SPLITS]
+    assert len(pictures[0]) == len(pictures[1]) == 200 and not pictures[0] & pictures[1]
+
+
+def test_shapes_relations_are_what_their_names_say():
+    """Shapes do not touch, stay inside, and the named direction is the offset's larger part."""
+    for relation, direction in enumerate(RELATIONS.values()):
+        pairs = positions(relation, "train")
+        assert pairs.min() >= 5 and pairs.max() <= 26
+        offset = pairs[:, :2] - pairs[:, 2:]
+        along, across = offset @ direction, np.abs(offset @ direction[::-1])
+        assert along.min() == 11 and (along - across).min() == 4
+
+
+def test_shapes_classes_differ_in_texture_only_locally():
+    """Within the disc a texture is dark and light in equal parts: brightness does not tell it."""
+    from coatnet_mini.shapes import TEXTURES
+
+    y, x = np.mgrid[:8, :8]
+    patterns = [texture(y, x) for texture in TEXTURES.values()]
+    assert all(pattern.mean() == 0.5 for pattern in patterns)
+    for n, a in enumerate(patterns):
+        for b in patterns[n + 1 :]:
+            shifted = [np.roll(b, (i, j), (0, 1)) for i in range(4) for j in range(4)]
+            assert not any(np.array_equal(a, s) for s in shifted)
+
+
+def test_shapes_refuse():
+    with pytest.raises(ValueError, match="n is 0"):
+        shapes(0)
+    with pytest.raises(ValueError, match="'valid'; choose from train, test"):
+        shapes(4, "valid")
+
+
+# ---- Decoding
+
+
+def test_fit_takes_the_centre_square():
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 2:6] = 200
+    assert (fit(PIL.Image.fromarray(image), 4, 3) == 200).all()
+    assert fit(PIL.Image.fromarray(image), 2, 1).shape == (1, 2, 2)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "LA", "1"])
+def test_decode_any_mode(mode):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture(255)).convert(mode).save(buffer, "PNG")
+    assert (decode(buffer.getvalue(), 8, 3) == 255).all()
+
+
+def test_decode_jpeg():
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(picture(90, (600, 700))).save(buffer, "JPEG")
+    pixels = decode(buffer.getvalue(), 24, 3)
+    assert pixels.shape == (3, 24, 24) and abs(int(pixels[0, 5, 5]) - 90) <= 2
+
+
+# ---- Folders, Parquet, streams
+
+
+def expected_pictures(count=8):
+    return sorted((10 * n + label, label) for n in range(count) for label in range(3))
+
+
+@pytest.mark.parametrize("memory", [0.0, 1e9])
+def test_image_folder(tmp_path, memory):
+    train, test = open_data(Recipe(data=str(write_folder(tmp_path / "data"))))
+    assert train.classes == NAMES and len(train) == 24
+    assert sorted(everything(loader(test, memory))) == expected_pictures()
+
+
+@pytest.mark.parametrize("column", [None, NAMES, [0, 1, 2]], ids=["classes", "strings", "integers"])
+def test_parquet(tmp_path, column):
+    train, test = open_data(Recipe(data=str(write_parquet(tmp_path / "data", column)),
+                                   image_column="picture", label_column="kind"))  # fmt: skip
+    assert train.classes == (["0", "1", "2"] if column == [0, 1, 2] else NAMES)
+    assert sorted(everything(loader(test))) == expected_pictures()
+
+
+def test_one_split_is_divided(tmp_path):
+    folder = write_folder(tmp_path / "data", splits=("train",))
+    train, test = open_data(Recipe(data=str(folder), holdout=0.25))
+    assert (len(train), len(test)) == (18, 6)
+    both = everything(loader(train)) + everything(loader(test))
+    assert sorted(both) == expected_pictures()
+    again = open_data(Recipe(data=str(folder), holdout=0.25, seed=5))
+    assert everything(loader(again[1])) == everything(loader(test))
+
+
+def test_stream_equals_table(tmp_path):
+    folder = str(write_parquet(tmp_path / "data"))
+    _, test = open_data(Recipe(data=folder, streaming=True, steps=1, shuffle_buffer=1))
+    assert test.streamed
+    assert sorted(everything(loader(test))) == expected_pictures()
+
+
+def test_stream_is_shuffled_resumed_and_shared(tmp_path, monkeypatch):
+    # At the end of each shuffled Parquet stream `datasets` sleeps for 5 s, against a bug of Arrow.
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    recipe = Recipe(data=str(write_parquet(tmp_path / "data")), streaming=True, steps=1,
+                    shuffle_buffer=24)  # fmt: skip
+
+    def take(n, share, position=(0, 0)):
+        train = loader(open_data(recipe)[0])
+        batches = train.train(share, 0, 0, position)
+        got = [([int(image[0, 0, 0]) for image in next(batches)[0]], train.position)
+               for _ in range(n)]  # fmt: skip
+        batches.close()
+        return got
+
+    alone = take(8, Share(9))  # 72 images: three epochs of 24
+    greys = [grey for batch, _ in alone for grey in batch]
+    epochs = [greys[k : k + 24] for k in (0, 24, 48)]
+    assert [sorted(epoch) for epoch in epochs] == [sorted(g for g, _ in expected_pictures())] * 3
+    assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
+    assert take(5, Share(9), alone[2][1]) == alone[3:]
+    thirds = [take(8, Share(9, 1, rank, 3)) for rank in range(3)]
+    for step, (batch, position) in enumerate(alone):
+        assert [grey for third in thirds for grey in third[step][0]] == batch
+        assert {third[step][1] for third in thirds} == {position}
+
+
+# ---- Order
+
+
+def test_shuffled_holds_every_row_once_an_epoch():
+    shuffled = Shuffled(10, seed=3)
+    rows = shuffled(0, 30)
+    assert all(sorted(rows[k : k + 10]) == list(range(10)) for k in (0, 10, 20))
+    assert not np.array_equal(rows[:10], rows[10:20])
+    assert np.array_equal(Shuffled(10, seed=3)(7, 24), rows[7:24])
+    assert not np.array_equal(Shuffled(10, seed=4)(0, 30), rows)
+
+
+def test_processes_and_parts_share_a_batch(tmp_path):
+    train, _ = open_data(Recipe(data=str(write_folder(tmp_path / "data"))))
+    held = loader(train, 1e9)
+
+    def batches(*share):
+        stream = held.train(Share(8, *share), 0, 2)
+        return [next(stream)[0] for _ in range(2 * share[0])]
+
+    whole = torch.cat(batches(1))
+    parts = [batches(2, rank, 2) for rank in range(2)]
+    assert torch.equal(torch.cat([part[k] for k in range(4) for part in parts]), whole)
+    lazy = loader(train).train(Share(8), 0, 2)
+    assert torch.equal(torch.cat([next(lazy)[0], next(lazy)[0]]), whole)
+    with pytest.raises(ValueError, match="8 cannot be divided among 3 processes × 2 parts"):
+        Share(8, 2, 0, 3)
+
+
+def test_evaluation_sees_every_image_once_over_processes(tmp_path):
+    _, test = open_data(Recipe(data=str(write_folder(tmp_path / "data"))))
+    labels = [torch.cat([b[1] for b in loader(test).evaluate(5, rank, 3)]) for rank in range(3)]
+    assert torch.cat(labels).bincount().tolist() == [8, 8, 8]
+
+
+def test_prefetch_keeps_order_and_raises_where_used():
+    assert list(prefetch(lambda n: n * n, range(20), 3)) == [n * n for n in range(20)]
+    assert list(in_background(iter(range(20)), 2)) == list(range(20))
+
+    def broken():
+        yield 1
+        raise OSError("gone")
+
+    items = in_background(broken(), 2)
+    assert next(items) == 1
+    with pytest.raises(OSError, match="gone"):
+        next(items)
+
+
+# ---- What cannot be read
+
+
+def test_corrupt_images_are_named_counted_and_skipped(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    names = damage(folder)
+    train, _ = open_data(Recipe(data=str(folder)))
+    said = []
+    held = Loader(train, Decoder(8, 3, False, said.append), 1e9)
+    assert held.size == 22 and set(held.decoder.corrupt) == names
+    assert len(said) == 2 and all(any(name in line for line in said) for name in names)
+    lazy = loader(train)
+    batches = lazy.train(Share(24), 0)
+    images, labels = next(batches)
+    next(batches)
+    batches.close()
+    assert (labels != IGNORED).all() and (images.amax((1, 2, 3)) > 0).sum() >= 21
+    assert set(lazy.decoder.corrupt) == names
+    assert [label for _, label in everything(loader(train))].count(IGNORED) == 2
+
+
+def test_corrupt_images_stop_a_strict_run(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    damage(folder)
+    train, _ = open_data(Recipe(data=str(folder)))
+    with pytest.raises(ValueError, match=r"cannot read the image .*\.png"):
+        loader(train, strict=True, memory=1e9)
+
+
+def test_nothing_readable(tmp_path):
+    folder = write_folder(tmp_path / "data", count=2)
+    for path in folder.glob("train/*/*"):
+        path.write_text("no image")
+    train, _ = open_data(Recipe(data=str(folder)))
+    with pytest.raises(ValueError, match="none of the images of the split 'train' can be read"):
+        loader(train, 1e9)
+    with pytest.raises(ValueError, match="none of the 4 images of a batch"):
+        next(loader(train).train(Share(4), 0))
+
+
+def test_bad_data_in_one_line(tmp_path):
+    folder = str(write_parquet(tmp_path / "data"))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    PIL.Image.fromarray(picture(1)).save(flat / "a.png")
+    odd = str(write_parquet(tmp_path / "odd", column=[0, 1, 7]))
+    negative = str(write_parquet(tmp_path / "negative", column=[0, -1, 1]))
+    cases = [
+        (dict(data="./nowhere"), "data './nowhere' is not a folder"),
+        (dict(data=str(empty)), "empty': "),
+        (dict(data=str(flat)), "no label column that could be told among image"),
+        (dict(data=folder, split_train="all"), "no split 'all'; choose from"),
+        (dict(data=folder, split_test="all"), "no split 'all'; choose from"),
+        (dict(data=folder, image_column="pixels"), "no column 'pixels' among picture, kind"),
+        (dict(data=odd, label_column="kind", num_classes=3),
+         r"train\[2\] has the label 7; the classes are 0, 1, 2"),
+        (dict(data=negative, label_column="kind"), "has the label -1; the classes are 0, 1"),
+        (dict(data=odd, label_column="kind", streaming=True, steps=1), "--num-classes"),
+        (dict(train_images=5000), "train_images is 5000; digits has 1198"),
+    ]  # fmt: skip
+    for flags, message in cases:
+        with pytest.raises(ValueError, match=message) as caught:
+            open_data(Recipe(**flags))
+        assert "\n" not in str(caught.value)
+
+
+def test_stream_names_a_label_out_of_range(tmp_path):
+    folder = str(write_parquet(tmp_path / "data", column=[0, 1, 7]))
+    train, _ = open_data(Recipe(data=folder, label_column="kind", num_classes=3, streaming=True,
+                                steps=1, shuffle_buffer=1))  # fmt: skip
+    with pytest.raises(ValueError, match="has the label 7; the classes are 0, 1, 2"):
+        next(loader(train).train(Share(6), 0))
+
+
+def test_train_images_limits(tmp_path):
+    train, test = open_data(Recipe(data="shapes", train_images=32))
+    assert len(train) == 32 and len(test) == 2000
+    train, _ = open_data(Recipe(train_images=100))
+    assert len(train) == 100 and len(np.unique(train.labels)) == 10

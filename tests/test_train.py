@@ -1,0 +1,484 @@
+"""The training command: end to end, killed and resumed, on two processes, and its arithmetic."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import nn
+
+from coatnet_mini import engine
+from coatnet_mini.augment import Augment, mixup, one_hot
+from coatnet_mini.checkpoint import load_network
+from coatnet_mini.data import digits, normalize
+from coatnet_mini.model import create_model
+from coatnet_mini.optimization import (
+    learning_rate,
+    make_ema,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
+from coatnet_mini.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
+from coatnet_mini.train import main
+from tests.image_files import damage, write_folder, write_parquet
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--image-size", "8", "--device", "cpu", "--no-tensorboard", "--batch-size", "16",
+        "--log-every", "1"]  # fmt: skip
+STILL = ["--drop-path", "0", "--rotate", "0", "--translate", "0", "--zoom", "0"]
+EVERYTHING = ["--drop-path", "0.2", "--rand-augment-layers", "2", "--mixup", "0.4", "--ema", "0.9",
+              "--crop-scale", "0.5", "--flip", "--accumulate", "2"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(folder, *flags, preset="digits", code=0):
+    """Run the command in this process; returns its metrics, one dict a line."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main([preset, *TINY, "--output", str(folder), *map(str, flags)]) == code
+    return read_metrics(folder)
+
+
+def read_metrics(folder):
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def start(command, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", *command], env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # fmt: skip
+
+
+def network(folder) -> dict:
+    return load_file(folder / "network" / "model.safetensors")
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---- End to end
+
+
+def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
+    lines = train(tmp_path / "run", "--epochs", 2, "--evaluate-every", 50, "--ema", 0,
+                  "--tensorboard")  # fmt: skip
+    table = capsys.readouterr().out
+    model, training = load_network(tmp_path / "run" / "network")
+    _, test = digits(8)
+    with torch.no_grad():
+        accuracy = (model(normalize(test.images)).argmax(1) == test.labels).double().mean().item()
+    results = training["results"]
+    assert results["accuracy"] == pytest.approx(accuracy, abs=1e-12)
+    assert accuracy > 0.6 and f"{accuracy:.2%} of the held-out images" in table
+    assert results["loader_share"] < 0.05
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 151))
+    assert [line["step"] for line in lines if "accuracy" in line] == [50, 100]
+    assert training["classes"] == list("0123456789") and training["recipe"]["seed"] == 0
+    assert training["command"].startswith("python -m coatnet_mini.train digits --image-size 8")
+    assert training["versions"]["scikit-learn"]
+    assert type(model).from_pretrained(tmp_path / "run" / "network").config == model.config
+
+
+def test_overfits_one_batch(tmp_path):
+    lines = train(tmp_path, "--train-images", 16, "--steps", 60, *STILL, "--label-smoothing", 0,
+                  "--ema", 0, "--warmup-steps", 5)  # fmt: skip
+    assert lines[0]["loss"] > 1.5 and lines[-1]["loss"] < 0.01
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains(preset, tmp_path):
+    small = ["--data", write_folder(tmp_path / "data"), "--model", "coatnet_pico",
+             "--image-size", 16, "--steps", 2, "--precision", "no", "--channels", 3]  # fmt: skip
+    lines = train(tmp_path / "run", *small, preset=preset)
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+
+
+def test_bf16_channels_and_float16_storage(tmp_path):
+    train(tmp_path, "--precision", "bf16", "--steps", 2, "--save-dtype", "float16")
+    weights = network(tmp_path)
+    assert {w.dtype for w in weights.values()} == {torch.float16, torch.int64}
+    model, _ = load_network(tmp_path / "network")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_parquet_stream_and_corrupt_images(tmp_path, capsys, monkeypatch):
+    folder = write_folder(tmp_path / "images")
+    names = damage(folder)
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # else 5 s an epoch
+    train(tmp_path / "run", "--data", folder, "--channels", 3, "--steps", 4, "--memory", 0)
+    out = capsys.readouterr().out
+    assert "2 skipped" in out and all(name in out for name in names)
+    train(tmp_path / "strict", "--data", folder, "--channels", 3, "--steps", 4, "--strict", code=1)
+    assert "cannot read the image" in capsys.readouterr().err
+    stream = ["--data", write_parquet(tmp_path / "rows"), "--streaming", "--channels", 3]
+    train(tmp_path / "a", *stream, "--steps", 4, "--checkpoint-every", 2)
+    shutil_copy(tmp_path / "a" / "checkpoints" / "step-00000002", tmp_path / "b" / "checkpoints")
+    train(tmp_path / "b", *stream, "--steps", 4, "--checkpoint-every", 2, "--resume")
+    assert same(network(tmp_path / "a"), network(tmp_path / "b"))
+
+
+def shutil_copy(checkpoint, folder):
+    import shutil
+
+    shutil.copytree(checkpoint, folder / checkpoint.name)
+
+
+# ---- Never lose work
+
+
+def test_killed_and_resumed_is_the_run_that_was_not(tmp_path):
+    """A SIGKILL somewhere between step 5 and the end, twice; then the same weights bit for bit."""
+    flags = [*EVERYTHING, "--steps", "24", "--checkpoint-every", "3", "--evaluate-every", "7"]
+    whole = train(tmp_path / "whole", *flags)
+    folder = tmp_path / "killed"
+    for after in (5, 12):
+        process = start(["coatnet_mini.train", "digits", *TINY, *flags, "--resume",
+                         "--output", str(folder)])  # fmt: skip
+        wait_for_step(folder, after, process)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+    assert train(folder, *flags, "--resume") == whole
+    assert same(network(tmp_path / "whole"), network(folder))
+    ends = [tmp_path / name / "checkpoints" / "step-00000024" for name in ("whole", "killed")]
+    for name in ("model", "ema", "optimizer"):
+        assert same(*(load_file(end / f"{name}.safetensors") for end in ends))
+
+
+def wait_for_step(folder, step, process):
+    path, patience = folder / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < patience and process.poll() is None:
+        if path.exists() and f'{{"step": {step}, "loss"' in path.read_text():
+            return
+        time.sleep(0.01)
+    pytest.fail(f"no step {step}: {process.communicate()}")
+
+
+def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch):
+    flags = [*EVERYTHING, "--steps", "6"]
+    train(tmp_path / "whole", *flags)
+    step = engine.Run.train_step
+
+    def interrupted(self, batches):
+        if self.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Run, "train_step", interrupted)
+        train(tmp_path / "stopped", *flags, code=130)
+    assert [p.name for p in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-00000004"]
+    train(tmp_path / "stopped", *flags, "--resume")
+    assert same(network(tmp_path / "whole"), network(tmp_path / "stopped"))
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, capsys):
+    flags = ["--steps", "6", "--checkpoint-every", "2"]
+    train(tmp_path, *flags)
+    before = network(tmp_path)
+    last = tmp_path / "checkpoints" / "step-00000006"
+    weights = last / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    capsys.readouterr()
+    train(tmp_path, *flags, "--resume")
+    out = capsys.readouterr().out
+    assert "step-00000006 is damaged (model.safetensors has 1,000 of" in out
+    assert "resumed at step 4 of 6" in out
+    assert same(network(tmp_path), before)
+
+
+def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
+    from coatnet_mini import checkpoint
+
+    save = checkpoint.save_tensors
+
+    def full(tensors, path):
+        if "step-00000004" in str(path):
+            raise OSError(28, "No space left on device")
+        save(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    train(tmp_path, "--steps", 5, "--checkpoint-every", 2)
+    assert "could not write the checkpoint of step 4: [Errno 28]" in capsys.readouterr().out
+    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert names == ["step-00000002", "step-00000005"]
+
+
+def test_resuming_another_recipe_is_refused(tmp_path, capsys):
+    train(tmp_path, "--steps", 2)
+    train(tmp_path, "--steps", 2, "--resume", "--lr", 0.1, code=1)
+    assert "lr was 0.002 and is 0.1" in capsys.readouterr().err
+    train(tmp_path, "--steps", 2, code=1)
+    assert "already holds a run (checkpoints); go on with --resume" in capsys.readouterr().err
+    assert {field.name for field in fields(Recipe)} >= FREE
+    assert differences(asdict(Recipe()), asdict(Recipe(threads=9, output="x"))) == []
+
+
+# ---- Two processes
+
+
+def test_two_processes_give_the_loss_curve_of_one(tmp_path):
+    """gloo on CPUs. Without BatchNorm, whose statistics are each process's own there."""
+    flags = [*STILL, "--options", "conv_norm=layer", "--steps", "12", "--ema", "0",
+             "--evaluate-every", "6"]  # fmt: skip
+    process = start(["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+                     "coatnet_mini.train", "digits", *TINY, *flags,
+                     "--output", str(tmp_path / "two")])  # fmt: skip
+    one = train(tmp_path / "one", *flags)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("waiting for data") == 1
+    two = read_metrics(tmp_path / "two")
+    assert len(one) == len(two) == 13
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a)
+    results = [load_network(tmp_path / name / "network")[1]["results"] for name in ("one", "two")]
+    assert results[1]["processes"] == 2
+    assert results[0]["accuracy"] == pytest.approx(results[1]["accuracy"], abs=1e-2)
+
+
+# ---- Fine-tuning
+
+
+def test_finetuning_at_another_size_and_with_other_classes(tmp_path, capsys):
+    train(tmp_path / "small", "--steps", 3, "--channels", 3)
+    start = ["--init-from", tmp_path / "small" / "network", "--channels", 3, "--steps", 1,
+             "--lr", 1e-12, "--min-lr", 0, "--warmup-steps", 0, "--ema", 0]  # fmt: skip
+    train(tmp_path / "larger", *start, "--image-size", 16)
+    before, after = network(tmp_path / "small"), network(tmp_path / "larger")
+    key = next(key for key in before if key.endswith("relative_bias_table"))
+    assert after[key].shape[1:] == (2 * 4 - 1, 2 * 4 - 1)
+    expected = nn.functional.interpolate(before[key][None], (7, 7), mode="bilinear")[0]
+    assert torch.allclose(after[key], expected, atol=1e-6)
+    folder = write_folder(tmp_path / "data")
+    train(tmp_path / "other", *start, "--data", folder)
+    assert "the classifier starts anew" in capsys.readouterr().out
+    other = network(tmp_path / "other")
+    assert other["head.classifier.weight"].shape[0] == 3
+    for name in ("stages.S0.0.weight", "stages.S3.0.attention.qkv.weight"):
+        assert torch.allclose(other[name], before[name], atol=1e-6)
+
+
+# ---- Bad input: one line, exit code not 0, nothing overwritten
+
+
+def test_errors_in_one_line(tmp_path, capsys):
+    train(tmp_path / "pico", "--steps", 1)
+    pico = tmp_path / "pico" / "network"
+    blocked = tmp_path / "file"
+    blocked.write_text("kept")
+    broken = tmp_path / "broken"
+    shutil_copy(pico, tmp_path)
+    (tmp_path / "network").rename(broken)
+    (broken / "model.safetensors").write_bytes(b"cut off")
+    images = write_folder(tmp_path / "images")
+    cases = [
+        (["--data", "./nowhere"], "data './nowhere' is not a folder"),
+        (["--init-from", tmp_path / "nowhere"], "is not a folder"),
+        (["--init-from", images], "holds no readable training.json"),
+        (["--init-from", broken], "cannot read"),
+        (["--init-from", pico, "--model", "coatnet_nano"], "a coatnet_pico that does not fit"),
+        (["--init-from", pico, "--channels", 3], "stages.S0.0.weight is (16, 1, 3, 3) there"),
+        (["--model", "coatnet_9"], "unknown model 'coatnet_9'; choose from"),
+        (["--options", "head=tan"], "head is 'tan'; choose from linear, tanh"),
+        (["--options", "heads=3"], "unknown option 'heads'; choose from"),
+        (["--options", "tanh"], "option 'tanh' is not of the form name=value"),
+        (["--image-size", 12], "image size 12×12 does not fit"),
+        (["--batch-size", 15, "--accumulate", 2], "batch_size 15 cannot be divided"),
+        (["--ema", 1], "ema is 1.0; it must be at least 0 and below 1"),
+        (["--lr", 0], "lr is 0.0; it must be above 0"),
+        (["--min-lr", 1], "min_lr is 1.0, above the peak lr 0.002"),
+        (["--rand-augment-magnitude", 40], "it must be at least 1 and at most 29"),
+        (["--streaming"], "streaming is for folders and the hub; digits is made here"),
+        (["--train-images", 5000], "train_images is 5000; digits has 1198"),
+        (["--lr", 1e30, "--steps", 8, "--warmup-steps", 0, "--clip-norm", 0], "the loss is"),
+        (["--output", blocked], "File exists"),
+    ]  # fmt: skip
+    for flags, message in cases:
+        capsys.readouterr()
+        train(tmp_path / "new", "--steps", 2, *flags, code=1) if "--output" not in flags else (
+            fail_on(blocked)
+        )
+        error = capsys.readouterr().err
+        assert message in error, (message, error)
+        assert error.startswith("error: ") and error.count("\n") == 1, error
+        assert not (tmp_path / "new" / "network").exists()
+        remove(tmp_path / "new")
+    assert blocked.read_text() == "kept"
+    assert main(["imagenet22k"]) == 1
+    assert "unknown preset 'imagenet22k'; choose from digits" in capsys.readouterr().err
+
+
+def fail_on(output):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert main([*TINY, "--output", str(output)]) == 1
+
+
+def remove(folder):
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_help_lists_every_field(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["imagenet1k", "--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for field in fields(Recipe):
+        assert f"--{field.name.replace('_', '-')}" in text
+    assert "4096" in text and all(preset in text for preset in PRESETS)
+
+
+# ---- The recipe's arithmetic
+
+
+def test_paper_presets_are_table_10():
+    paper = dict(crop_ratio=0.875, rand_augment_layers=2, rand_augment_magnitude=15, mixup=0.8,
+                 label_smoothing=0.1, epochs=300, batch_size=4096, lr=1e-3, min_lr=1e-5,
+                 warmup_steps=10_000, schedule="cosine", weight_decay=0.05, clip_norm=1.0,
+                 ema=0.0, image_size=224)  # fmt: skip
+    assert {name: getattr(PRESETS["imagenet1k"], name) for name in paper} == paper
+    finetune = paper | dict(crop_ratio=1.0, epochs=30, batch_size=512, lr=5e-5, min_lr=5e-5,
+                            warmup_steps=0, schedule="constant", weight_decay=1e-8, ema=0.9999,
+                            image_size=384)  # fmt: skip
+    assert {name: getattr(PRESETS["finetune"], name) for name in finetune} == finetune
+    rates = [drop_path_of(replace(PRESETS["imagenet1k"], model=f"coatnet_{n}")) for n in range(4)]
+    assert rates == [0.2, 0.3, 0.5, 0.7]
+
+
+def test_streaming_needs_steps():
+    with pytest.raises(ValueError, match="streaming needs --steps"):
+        Recipe(data="some/where", streaming=True).check()
+    with pytest.raises(ValueError, match="train_images cannot be told from a stream"):
+        Recipe(data="some/where", streaming=True, steps=1, train_images=9).check()
+
+
+def test_schedule_by_hand():
+    recipe = Recipe(lr=1.0, min_lr=0.1, warmup_steps=4)
+    rates = [learning_rate(step, 8, recipe) for step in range(8)]
+    half = 0.1 + 0.9 * (1 + math.cos(math.pi / 4)) / 2
+    low = 0.1 + 0.9 * (1 - math.cos(math.pi / 4)) / 2
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, half, 0.55, low, 0.1], abs=1e-12)
+    linear = [learning_rate(step, 8, replace(recipe, schedule="linear")) for step in range(8)]
+    assert linear[3:] == pytest.approx([1.0, 0.775, 0.55, 0.325, 0.1], abs=1e-12)
+    constant = Recipe(lr=0.5, schedule="constant", warmup_steps=1)
+    assert [learning_rate(step, 3, constant) for step in range(3)] == [0.5, 0.5, 0.5]
+
+
+def test_schedule_drives_the_optimizer_and_resumes():
+    recipe = Recipe(lr=0.3, min_lr=0.01, warmup_steps=3, weight_decay=0)
+    optimizer = make_optimizer(nn.Linear(2, 2), recipe)
+    schedule = make_schedule(optimizer, recipe, 10)
+    seen = []
+    for _ in range(10):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    for step in range(10):
+        assert seen[step] == [pytest.approx(learning_rate(step, 10, recipe), abs=1e-15)] * 2
+        resumed = make_schedule(make_optimizer(nn.Linear(2, 2), recipe), recipe, 10, step)
+        assert resumed.get_last_lr() == seen[step]
+
+
+def test_decay_groups_by_name():
+    for name in ("coatnet_pico", "vit_rel"):
+        model = create_model(name, 10)
+        groups = parameter_groups(model, 0.05)
+        assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
+        ids = [{id(p) for p in group["params"]} for group in groups]
+        for key, parameter in model.named_parameters():
+            weight = key.endswith("weight") and parameter.ndim >= 2
+            assert (id(parameter) in ids[0], id(parameter) in ids[1]) == (weight, not weight), key
+        assert sum(map(len, ids)) == len(list(model.parameters()))
+        assert any("relative_bias_table" in key for key, _ in model.named_parameters())
+
+
+def test_undecayed_parameters_stay_and_decayed_shrink():
+    model = create_model("coatnet_pico", 10, image_size=8)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = make_optimizer(model, Recipe(lr=0.1, weight_decay=0.5))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        factor = 1 - 0.1 * 0.5 if name.endswith("weight") and p.ndim >= 2 else 1
+        assert torch.allclose(p, before[name] * factor, atol=1e-7), name
+
+
+def test_ema_by_hand():
+    layer = nn.BatchNorm1d(2)
+    ema = make_ema(layer, 0.75)
+    values = [1.0, 3.0, -2.0, 5.0]
+    for value in values:
+        layer.weight.data.fill_(value)
+        layer.running_mean.fill_(10 * value)
+        ema.update_parameters(layer)
+    expected = values[0]  # the first update copies
+    for value in values[1:]:
+        expected = 0.75 * expected + 0.25 * value
+    assert ema.module.weight.tolist() == pytest.approx([expected] * 2, abs=1e-6)
+    assert ema.module.running_mean.tolist() == pytest.approx([10 * expected] * 2, abs=1e-5)
+
+
+def test_label_smoothing_and_mixup_by_hand():
+    images, targets = torch.rand(6, 1, 2, 2), one_hot(torch.arange(6) % 3, 3)
+    torch.manual_seed(1)
+    mixed, soft = mixup(images, targets, 0.8)
+    torch.manual_seed(1)
+    share = torch.distributions.Beta(0.8, 0.8).sample()
+    other = torch.randperm(6)
+    assert 0 < share < 1 and not torch.equal(other, torch.arange(6))
+    assert torch.allclose(mixed, share * images + (1 - share) * images[other])
+    assert torch.allclose(soft, share * targets + (1 - share) * targets[other])
+    logits = torch.randn(6, 3)
+    smooth = soft * 0.9 + 0.1 / 3
+    loss = nn.functional.cross_entropy(logits, soft, label_smoothing=0.1)
+    assert torch.allclose(loss, -(smooth * logits.log_softmax(1)).sum(1).mean())
+
+
+def test_augmentation_is_off_unless_asked_for_and_reproduces():
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(Augment(Recipe())(images), images / 255)
+    for flags in (dict(flip=True), dict(rotate=20.0), dict(translate=0.2), dict(zoom=0.3),
+                  dict(crop_scale=0.3), dict(rand_augment_layers=2)):  # fmt: skip
+        augment = Augment(Recipe(image_size=16, **flags))
+        draws = []
+        for seed in (0, 0, 1):
+            engine.seed_step(seed, 5, 0, 0)
+            draws.append(augment(images))
+        assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2]), flags
+        assert draws[0].shape == (4, 3, 16, 16) and 0 <= draws[0].min() <= draws[0].max() <= 1
+    flipped = Augment(Recipe(flip=True))(images)
+    assert all(any(torch.equal(f, i) for i in (image / 255, image.flip(-1) / 255))
+               for f, image in zip(flipped, images, strict=True))  # fmt: skip
+
+
+def test_grey_images_survive_every_operation_of_rand_augment():
+    augment = Augment(Recipe(channels=1, image_size=8, rand_augment_layers=1))
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    for seed in range(60):
+        torch.manual_seed(seed)
+        assert augment(images).shape == (2, 1, 8, 8)
