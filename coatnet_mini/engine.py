@@ -347,9 +347,10 @@ class Run:
         values = self.evaluate(net)
         results = {**values, **self.results()}
         if self.accelerator.is_main_process:
-            training = {"model": self.recipe.model, "options": self.options,
+            digests = {"train": self.train_loader.digest, "test": self.test_loader.digest}
+            training = {**self.about, "model": self.recipe.model, "options": self.options,
                         "classes": self.classes, "recipe": asdict(self.recipe),
-                        "results": results, **self.about}  # fmt: skip
+                        "data_sha256": digests, "results": results}  # fmt: skip
             checkpoint.save_network(self.folder / "network", weights, self.config, training)
         self.accelerator.end_training()
         return results
@@ -375,6 +376,7 @@ class Run:
             "loader_share": self.waited / max(self.seconds, 1e-9),
             "device": str(device),
             "processes": self.processes,
+            "threads": torch.get_num_threads(),
         }
 
 

@@ -5,6 +5,7 @@ there in one go or was resumed, and on one process or many. Decoding runs in thr
 lets go of Python's lock while it decodes and resizes; that needs no pickling and no shared memory.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -124,6 +125,14 @@ class Loader:
         self.size = len(self.labels)
         if not self.size:
             raise ValueError(f"none of the images of the split {self.split.name!r} can be read")
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the images in memory and their labels, or None: the version of the data."""
+        if self.images is None:
+            return None
+        pixels, labels = (part.numpy().tobytes() for part in (self.images, self.labels))
+        return hashlib.sha256(pixels + labels).hexdigest()
 
     def decoded(self, starts: Iterable[int], n: int) -> Iterator[Batch]:
         def load(start):

@@ -201,8 +201,8 @@ IMAGENET = Recipe(
 )
 PRESETS = {
     "digits": Recipe(
-        channels=1, rotate=10, translate=0.08, zoom=0.1, epochs=24, batch_size=64, lr=2e-3,
-        warmup_steps=60, drop_path=0.1, ema=0.98,
+        image_size=24, channels=1, rotate=10, translate=0.08, zoom=0.1, epochs=30, batch_size=64,
+        lr=2e-3, warmup_steps=60, drop_path=0.1, ema=0.98,
     ),
     "shapes": Recipe(
         data="shapes", epochs=15, batch_size=64, lr=2e-3, warmup_steps=100, drop_path=0.1,

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, no code in them; and the one that comes with the package."""
 
+import hashlib
 import json
 import pickle
 import resource
@@ -153,6 +154,8 @@ def test_shipped_network_is_as_accurate_as_it_says():
     assert training["command"].startswith("python -m coatnet_mini.train")
     assert training["recipe"]["seed"] == 0 and training["versions"]["scikit-learn"]
     assert training["classes"] == train.classes
+    pixels = test.images.numpy().tobytes() + test.labels.numpy().tobytes()
+    assert training["data_sha256"]["test"] == hashlib.sha256(pixels).hexdigest()
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 2_000_000
 
 

@@ -1,5 +1,6 @@
 """The training command: end to end, killed and resumed, on two processes, and its arithmetic."""
 
+import hashlib
 import json
 import math
 import os
@@ -96,6 +97,8 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     assert training["classes"] == list("0123456789") and training["recipe"]["seed"] == 0
     assert training["command"].startswith("python -m coatnet_mini.train digits --image-size 8")
     assert training["versions"]["scikit-learn"]
+    pixels = test.images.numpy().tobytes() + test.labels.numpy().tobytes()
+    assert training["data_sha256"]["test"] == hashlib.sha256(pixels).hexdigest()
     assert type(model).from_pretrained(tmp_path / "run" / "network").config == model.config
 
 
@@ -120,6 +123,22 @@ def test_bf16_channels_and_float16_storage(tmp_path):
     assert {w.dtype for w in weights.values()} == {torch.float16, torch.int64}
     model, _ = load_network(tmp_path / "network")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_compiled_training_is_the_same_training(tmp_path, monkeypatch):
+    """Traced by Dynamo and run without a C++ compiler, which would take minutes here."""
+    compiled = []
+
+    def compile_eagerly(module):
+        compiled.append(module)
+        module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
+
+    train(tmp_path / "eager", "--steps", 3)
+    monkeypatch.setattr(nn.Module, "compile", compile_eagerly)
+    train(tmp_path / "compiled", "--steps", 3, "--compile")
+    assert len(compiled) == 1
+    a, b = network(tmp_path / "eager"), network(tmp_path / "compiled")
+    assert a.keys() == b.keys() and all(torch.allclose(a[k], b[k], atol=1e-5) for k in a)
 
 
 def test_parquet_stream_and_corrupt_images(tmp_path, capsys, monkeypatch):
