@@ -285,7 +285,8 @@ def _step(values: np.ndarray, levels: int) -> tuple[int, int, int]:
     low, high = float(values.min()), float(values.max())
     if _whole(values) and (levels > 256 or high - low < 256):
         return int(low), 1, 0
-    span = (high - low) or abs(high)
+    largest = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * largest else largest  # constant but for rounding
     decimals = 3 - Decimal(span).adjusted() + (1 if levels > 256 else 0)
     while True:
         for mantissa in (1, 2, 5) if levels <= 256 else (1,):

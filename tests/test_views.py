@@ -66,6 +66,11 @@ def test_numbers_of_many_magnitudes_stay_floats():
     assert np.allclose(decoded(table, (3,))[:, 0], errors, rtol=1e-7)
 
 
+def test_a_number_constant_but_for_rounding_is_a_constant():
+    table = tabulate("scalar", np.array([1.0, 1.0 - 1e-16, 1.0 + 2e-16]), 0)
+    assert np.array_equal(np.unique(decoded(table, (3,))), [1.0])
+
+
 def test_axes_that_change_nothing_are_not_stored():
     def views(i, t):
         return {"W": heat(np.eye(4) * t), "row": bars(np.eye(4)[i] * t), "still": image(np.eye(4))}
