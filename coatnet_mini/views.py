@@ -252,7 +252,8 @@ def tabulate(kind: str, values: np.ndarray, cell_dims: int) -> Table:
         return Table(values.astype(np.float32), strides=strides)
     levels = 256 if picture or kind == "image" else 10_001
     base, mantissa, decimals = _step(values, levels)
-    codes = np.rint(values * 10.0**decimals / mantissa).astype(np.int64) - base
+    # rounded twice: a number half-way between two steps takes the same one on every machine
+    codes = np.rint(np.round(values * 10.0**decimals / mantissa, 3)).astype(np.int64) - base
     dtype = np.uint8 if codes.max() < 256 else np.uint16
     return Table(codes.astype(dtype), base, mantissa, decimals, strides)
 
@@ -284,13 +285,14 @@ def _step(values: np.ndarray, levels: int) -> tuple[int, int, int]:
     low, high = float(values.min()), float(values.max())
     if _whole(values) and (levels > 256 or high - low < 256):
         return int(low), 1, 0
-    span = (high - low) or abs(high)
+    largest = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-9 * largest else largest  # constant but for rounding
     decimals = 3 - Decimal(span).adjusted() + (1 if levels > 256 else 0)
     while True:
         for mantissa in (1, 2, 5) if levels <= 256 else (1,):
             step = mantissa / 10.0**decimals
-            base = round(low / step)
-            if round(high / step) - base < levels:
+            base = round(round(low / step, 3))
+            if round(round(high / step, 3)) - base < levels:
                 return base, mantissa, decimals
         decimals -= 1
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 import nbformat
+import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 import coatnet_mini.explore as explore_module
@@ -44,4 +45,5 @@ def figures_of(path: Path) -> list:
                 shell.run_cell(cell.source, store_history=False).raise_error()
     finally:
         explore_module.explore = original
+        torch.set_default_dtype(torch.float32)  # a chapter may have chosen another
     return made

@@ -36,9 +36,7 @@ def parse(path):
                 current["solution"] += "".join(SOLUTION.findall(cell.source))
         else:
             if found := CHECK.search(cell.source):
-                exercises[found[1]].update(
-                    stub=last_code, name=found[2], printed=str(cell.outputs)
-                )
+                exercises[found[1]].update(stub=last_code, name=found[2], printed=str(cell.outputs))
             last_code = cell.source
     return exercises, imports
 
@@ -69,15 +67,19 @@ WRONG = list(wrong_answers())
 EXERCISES = [find(p.id) for p in PRINTED]
 
 
+@pytest.fixture(autouse=True)
+def default_dtype():
+    """A chapter's import cell may choose a default dtype: it holds for that exercise alone."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
 def function(source, name, imports):
     """The function `name` that `source` defines, after the chapter's import cell."""
     namespace = {}
-    default = torch.get_default_dtype()  # a chapter's import cell may choose another
-    try:
-        exec(imports, namespace)
-        exec(source, namespace)
-    finally:
-        torch.set_default_dtype(default)
+    exec(imports, namespace)
+    exec(source, namespace)
     return namespace[name]
 
 

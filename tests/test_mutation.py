@@ -33,6 +33,12 @@ MISTAKES = {
         "weight[:, a, b] * x_j",
         "weight[:, -1 - a, -1 - b] * x_j",
     ),
+    "flipped sign of the bias": (
+        "05_pre_and_post_normalization",
+        "attention.py",
+        "(logits + bias).softmax(-1) if form",
+        "(logits - bias).softmax(-1) if form",
+    ),
 }
 
 

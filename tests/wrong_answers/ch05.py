@@ -110,7 +110,7 @@ WRONG = {
             lambda x, height, width, sigma: math.log(1.01) / (2 * (x @ x.T).abs().max()),
             "safe, but not the largest",
         ),
-        (lambda x, height, width, sigma: 0.01, "expected a tensor, got 0.01"),
+        (lambda x, height, width, sigma: 0.01, "expected a dense tensor of real numbers, got 0.01"),
     ],
     "5.4": [
         (lambda x, B, g, c: gradient(x, B, g, c, mean=False), "the mean is missing"),
