@@ -219,7 +219,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 ABOUT = {
-    "digits": "scikit-learn's digits: no download, about two minutes on two cores (the default)",
+    "digits": "scikit-learn's digits: no download, a minute or two on two cores (the default)",
     "shapes": "texture and relation, made on the spot",
     "cifar10": "CIFAR-10 from the Hugging Face hub",
     "imagenet1k": "the paper's pre-training at 224 pixels (Table 10), CoAtNet-0",

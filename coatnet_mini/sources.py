@@ -155,8 +155,8 @@ def fetch(recipe) -> dict:
         return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
     except Exception as error:  # of a dozen classes: of the hub, the network, the file formats
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        what = "" if path.is_dir() else "is no folder here, and the hub does not give it: "
-        raise ValueError(f"data {recipe.data!r}: {what}{reason}") from error
+        what = "cannot be read" if path.is_dir() else "is no folder here, nor on the hub"
+        raise ValueError(f"data {recipe.data!r} {what}: {reason}") from error
 
 
 def held_out(recipe, found):

@@ -297,7 +297,7 @@ def test_bad_data_in_one_line(tmp_path):
     negative = str(write_parquet(tmp_path / "negative", column=[0, -1, 1]))
     cases = [
         (dict(data="./nowhere"), "data './nowhere' is not a folder"),
-        (dict(data=str(empty)), "empty': "),
+        (dict(data=str(empty)), "empty' cannot be read: "),
         (dict(data=str(flat)), "no label column that could be told among image"),
         (dict(data=folder, split_train="all"), "no split 'all'; choose from"),
         (dict(data=folder, split_test="all"), "no split 'all'; choose from"),
@@ -314,7 +314,8 @@ def test_bad_data_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_stream_names_a_label_out_of_range(tmp_path):
+def test_stream_names_a_label_out_of_range(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     folder = str(write_parquet(tmp_path / "data", column=[0, 1, 7]))
     train, _ = open_data(Recipe(data=folder, label_column="kind", num_classes=3, streaming=True,
                                 steps=1, shuffle_buffer=1))  # fmt: skip
