@@ -50,7 +50,8 @@ function reader(view, buffer) {
       return Float64Array.from(part, exact ? (q) => ((base + q) * mantissa) / scale : (q) => q);
     },
     print(number) {
-      const text = exact ? number.toFixed(Math.max(decimals, 0)) : String(Number(number.toPrecision(3)));
+      const fixed = exact && decimals <= 8; // smaller numbers are read with an exponent
+      const text = fixed ? number.toFixed(Math.max(decimals, 0)) : String(Number(number.toPrecision(4)));
       return text.replace("-", "−");
     },
     // As `print`, but at the ends of a clipped scale says that the number lies there or beyond.

@@ -287,7 +287,7 @@ def _step(values: np.ndarray, levels: int) -> tuple[int, int, int]:
         return int(low), 1, 0
     largest = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * largest else largest  # constant but for rounding
-    decimals = 3 - Decimal(span).adjusted() + (1 if levels > 256 else 0)
+    decimals = min(300, 3 - Decimal(span).adjusted() + (1 if levels > 256 else 0))
     while True:
         for mantissa in (1, 2, 5) if levels <= 256 else (1,):
             step = mantissa / 10.0**decimals

@@ -186,7 +186,7 @@ def assert_view_shows(drawn: dict, figure, name: str, view: View, numbers: np.nd
     low, high = figure.limits[name]
     if view.kind == "scalar":
         step = figure.tables[name]
-        digits = 1e-9 if step.exact else 5e-3 * abs(numbers.item())
+        digits = 1e-9 if step.exact else 5e-4 * abs(numbers.item())
         assert abs(printed(drawn["text"]) - numbers.item()) <= digits
     elif view.kind == "bars":
         y, height, zero = np.array(drawn["data"]).T
