@@ -35,8 +35,8 @@ test: lint chromium book .peers/.stamp  ## everything that CI runs
 chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one)
 	@$(PY) -m tools.execute_chapters $(ONLY)
 
-bench: .venv/installed .peers/.stamp  ## speed, side by side with PyTorch and timm
-	@$(PY) -m benchmarks
+bench: .venv/installed .peers/.stamp  ## speed and memory beside timm, into benchmarks/results
+	@env -u OMP_NUM_THREADS $(PY) -m benchmarks.network $(ARGS)
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
 	@REPO='$(subst ','\'',$(REPO))' FORCE='$(FORCE)' $(PY) -m tools.home
