@@ -315,8 +315,11 @@ def tracked() -> list[Path]:
 
 
 def test_no_file_is_large():
-    large = [p for p in tracked() if p.stat().st_size > BYTES and "book/vendor" not in str(p)]
-    assert large == []
+    def limit(path: Path) -> int:  # a trained network may take two megabytes
+        return 2 * BYTES if path.suffix == ".safetensors" else BYTES
+
+    mine = [p for p in tracked() if "book/vendor" not in str(p)]
+    assert [p for p in mine if p.stat().st_size > limit(p)] == []
 
 
 def test_no_file_points_out_of_the_tree():
