@@ -229,11 +229,6 @@ class TransformerBlock(nn.Module):
         H, W = x.shape[2:]
         return as_grid(self.attention(as_tokens(x), (H, W)), H, W)
 
-    def attention_weights(self, x: Tensor) -> Tensor:
-        """The weights that `forward` applies for the input x: (B, heads, N, N)."""
-        x = self.pool(self.norm(x))
-        return self.attention.weights(as_tokens(x), tuple(x.shape[2:]))
-
 
 class ConvStem(nn.Sequential):
     """S0: a 3×3 convolution of stride `stride`, then depth − 1 of stride 1: (B, C, H, W) in.
