@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coatnet_mini.lean import biased_attention
+from coatnet_mini.cpu.lean import biased_attention
 
 FORMS = ("pre", "post", "none")
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
-from coatnet_mini.lean import gated_projection, norm_gelu
+from coatnet_mini.cpu.lean import gated_projection, norm_gelu
 
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 DOWNSAMPLES = ("expand", "depthwise")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import init_weights
 from coatnet_mini.config import check_image_size
-from coatnet_mini.fuse import fuse
+from coatnet_mini.cpu.fuse import fuse
 
 
 class ImageClassifier(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):

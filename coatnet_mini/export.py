@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.checkpoint import load_network
-from coatnet_mini.metrics import table
+from coatnet_mini.train.log import table
 
 TOLERANCE = 1e-4  # of the logits, relative to the largest
 ENDINGS = (".onnx", ".pt2")

@@ -23,7 +23,7 @@ from coatnet_mini.checkpoint import load_weights
 from coatnet_mini.cost import cost
 from coatnet_mini.model import create_model, list_models
 from coatnet_mini.probes import equivariance_error, reached_share, receptive_field
-from coatnet_mini.train import main
+from coatnet_mini.train.__main__ import main
 from coatnet_mini.vit import ViT, ViTConfig
 
 PARAMETERS = {  # channels of I2T: 32, 64

@@ -8,10 +8,18 @@ import pytest
 import torch
 
 from coatnet_mini.data import decode, digits, fit, normalize, shape_images
-from coatnet_mini.loading import IGNORED, Decoder, Loader, Share, Shuffled, in_background, prefetch
-from coatnet_mini.recipe import Recipe
 from coatnet_mini.shapes import CLASSES, RELATIONS, SPLITS, positions, shapes
-from coatnet_mini.sources import open_data
+from coatnet_mini.train.loading import (
+    IGNORED,
+    Decoder,
+    Loader,
+    Share,
+    Shuffled,
+    in_background,
+    prefetch,
+)
+from coatnet_mini.train.recipe import Recipe
+from coatnet_mini.train.sources import open_data
 from tests.image_files import NAMES, damage, picture, write_folder, write_parquet
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from coatnet_mini.explore import MIME, Explorable, axis, bars, explore, heat, image, line, scalar
-from coatnet_mini.sphinx_ext import classic_script
+from coatnet_mini.explore.sphinx_ext import classic_script
 
 
 @pytest.fixture(scope="module")

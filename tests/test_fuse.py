@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from coatnet_mini import fuse
+from coatnet_mini.cpu import fuse
 from coatnet_mini.model import CoAtNet, CoAtNetConfig
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from coatnet_mini import lean
 from coatnet_mini.blocks import SqueezeExcitation
+from coatnet_mini.cpu import lean
 
 
 @pytest.fixture(autouse=True)

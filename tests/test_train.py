@@ -17,20 +17,20 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
-from coatnet_mini import engine
-from coatnet_mini.augment import Augment, mixup, one_hot
 from coatnet_mini.checkpoint import load_network
 from coatnet_mini.data import digits, normalize
 from coatnet_mini.model import create_model
-from coatnet_mini.optimization import (
+from coatnet_mini.train import run as engine
+from coatnet_mini.train.__main__ import main
+from coatnet_mini.train.augment import Augment, mixup, one_hot
+from coatnet_mini.train.optimization import (
     learning_rate,
     make_ema,
     make_optimizer,
     make_schedule,
     parameter_groups,
 )
-from coatnet_mini.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
-from coatnet_mini.train import main
+from coatnet_mini.train.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
 from tests.image_files import damage, write_folder, write_parquet
 
 ROOT = Path(__file__).resolve().parent.parent

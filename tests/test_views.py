@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from coatnet_mini.explore import axis, bars, explore, heat, image, line, scalar
-from coatnet_mini.views import LARGE, make_axes, tabulate
+from coatnet_mini.explore.views import LARGE, make_axes, tabulate
 
 ANY = {"t": [0, 1, 2]}
 

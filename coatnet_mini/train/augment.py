@@ -7,7 +7,7 @@ from kornia.augmentation.auto import RandAugment
 from kornia.augmentation.auto.rand_augment.rand_augment import default_policy
 from torch import Tensor, nn
 
-from coatnet_mini.recipe import Recipe
+from coatnet_mini.train.recipe import Recipe
 
 COLOUR_ONLY = {"color"}  # RandAugment's saturation has no meaning for grey images
 

@@ -7,7 +7,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from coatnet_mini.recipe import Recipe
+from coatnet_mini.train.recipe import Recipe
 
 DECAYED = (nn.Linear, nn.Conv2d)  # layers whose weight is decayed; biases, norms and tables are not
 

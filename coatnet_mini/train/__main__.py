@@ -49,7 +49,7 @@ def read_arguments(arguments: list[str]):
     """The recipe and the preset that it is based on, from the command line."""
     import tyro
 
-    from coatnet_mini.recipe import ABOUT, PRESETS
+    from coatnet_mini.train.recipe import ABOUT, PRESETS
 
     rest = list(arguments)
     preset = rest.pop(0) if rest and not rest[0].startswith("-") else "digits"
@@ -69,7 +69,7 @@ def read_arguments(arguments: list[str]):
 
 def run(recipe, preset: str, arguments: list[str]) -> tuple[dict, Path]:
     """Train as the recipe says; the results are for the first process, others return none."""
-    from coatnet_mini.engine import Run, Stopped
+    from coatnet_mini.train.run import Run, Stopped
 
     folder = Path(recipe.output.format(preset=preset)).expanduser()
     about = {"command": shlex.join(["python", "-m", "coatnet_mini.train", *arguments]),
@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 
 def report(results: dict, recipe, folder: Path) -> str:
     """The table at the end."""
-    from coatnet_mini.metrics import table
+    from coatnet_mini.train.log import table
 
     corrupt = results["corrupt_train_images"] + results["corrupt_test_images"]
     counts = [results[name] for name in ("train_images", "test_images")]

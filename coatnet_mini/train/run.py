@@ -29,14 +29,14 @@ from torch.distributed.checkpoint.state_dict import (
 from tqdm import tqdm
 
 from coatnet_mini import checkpoint
-from coatnet_mini.augment import Augment, mixup, one_hot
 from coatnet_mini.data import normalize
-from coatnet_mini.loading import IGNORED, Decoder, Loader, Share
-from coatnet_mini.metrics import FILE, Metrics
 from coatnet_mini.model import create_model
-from coatnet_mini.optimization import make_ema, make_optimizer, make_schedule
-from coatnet_mini.recipe import Recipe, differences, drop_path_of
-from coatnet_mini.sources import open_data
+from coatnet_mini.train.augment import Augment, mixup, one_hot
+from coatnet_mini.train.loading import IGNORED, Decoder, Loader, Share
+from coatnet_mini.train.log import FILE, Metrics
+from coatnet_mini.train.optimization import make_ema, make_optimizer, make_schedule
+from coatnet_mini.train.recipe import Recipe, differences, drop_path_of
+from coatnet_mini.train.sources import open_data
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 EVALUATION_BATCH = 256  # images, per process

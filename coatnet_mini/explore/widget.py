@@ -25,8 +25,8 @@ import anywidget
 import numpy as np
 import traitlets
 
-from coatnet_mini.still import still_png
-from coatnet_mini.views import (
+from coatnet_mini.explore.still import still_png
+from coatnet_mini.explore.views import (
     Axis,
     Table,
     View,

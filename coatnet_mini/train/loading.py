@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from coatnet_mini.data import decode
-from coatnet_mini.sources import Split
+from coatnet_mini.train.sources import Split
 
 IGNORED = -1  # the label of an image that could not be read: no part of loss or accuracy
 AHEAD = 2  # batches prepared beforehand, for each thread
