@@ -117,8 +117,8 @@ def last(folder) -> dict:
 
 
 def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
-    lines = train(tmp_path / "run", "--train-images", 1198, "--epochs", 2, "--evaluate-every", 50, "--ema", 0, "--lr", 1e-2,
-                  "--tensorboard")  # fmt: skip
+    flags = ["--train-images", 1198, "--epochs", 2, "--lr", 1e-2, "--ema", 0]
+    lines = train(tmp_path / "run", *flags, "--evaluate-every", 50, "--tensorboard")
     table = capsys.readouterr().out
     model, training = load_network(tmp_path / "run" / "network")
     _, test = digits(8)
@@ -140,8 +140,8 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
 
 
 def test_overfits_one_batch(tmp_path):
-    lines = train(tmp_path, "--train-images", 16, "--steps", 60, *STILL, "--label-smoothing", 0, "--lr", 1e-2,
-                  "--ema", 0, "--warmup-steps", 5)  # fmt: skip
+    flags = [*STILL, "--label-smoothing", 0, "--lr", 1e-2, "--ema", 0, "--warmup-steps", 5]
+    lines = train(tmp_path, "--train-images", 16, "--steps", 60, *flags)
     assert lines[0]["loss"] > 1.5 and lines[-1]["loss"] < 0.01
 
 
