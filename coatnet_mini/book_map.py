@@ -16,70 +16,76 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 from coatnet_mini.model import FAMILY, CoAtNetConfig
 
+STAGES = ("S0", "S1", "S2", "S3", "S4")
+WHOLE = (*STAGES, "head")
+MBCONV = ("expand", "depthwise", "squeeze", "project")
+ATTENTION = ("scores", "bias", "softmax")
+PARTS = (*WHOLE, *MBCONV, *ATTENTION, "ffn", "shortcut", "halve")
+EXPLAINED_IN = {  # chapter: the parts of the network whose links lead to it
+    2: ("depthwise",),
+    3: ("scores",),
+    5: ("softmax",),
+    6: ("bias",),
+    7: ("S1", "S2", "expand", "squeeze", "project", "ffn"),
+    8: ("S3", "S4", "shortcut", "halve"),
+    10: ("S0",),
+    11: ("head",),
+}
+
 
 @dataclass(frozen=True)
 class Chapter:
-    """One chapter: what it is called, and which parts of the network it lights on the map."""
+    """One chapter: its file, what it is called, and the parts of the network that it lights."""
 
-    number: int
     slug: str
     title: str
-    lights: tuple[str, ...]
-    written: bool = False
+    lights: str  # names from PARTS
+
+    @property
+    def number(self) -> int:
+        return int(self.slug[:2])
 
     @property
     def name(self) -> str:
         return f"{self.number} · {self.title}"
 
+    @property
+    def written(self) -> bool:
+        return self.number in WRITTEN
 
-STAGES = ("S0", "S1", "S2", "S3", "S4")
-MBCONV = ("expand", "depthwise", "squeeze", "project")
-TRANSFORMER = ("scores", "bias", "softmax", "ffn")
-WHOLE = (*STAGES, "head")
+
+WRITTEN = {1, 2, 3, 4, 5, 6}
 CHAPTERS = (
-    Chapter(1, "01_weighted_sums", "One sum, many weights", ("depthwise", "scores"), True),
-    Chapter(2, "02_depthwise_convolution", "Depthwise convolution", ("depthwise",), True),
-    Chapter(3, "03_self_attention", "Self-attention", ("scores", "softmax"), True),
+    Chapter("01_weighted_sums", "One sum, many weights", "depthwise scores"),
+    Chapter("02_depthwise_convolution", "Depthwise convolution", "depthwise"),
+    Chapter("03_self_attention", "Self-attention", "scores softmax"),
+    Chapter("04_three_properties", "Three properties, measured", "depthwise scores bias"),
+    Chapter("05_pre_and_post_normalization", "Before or after the softmax", "bias softmax"),
+    Chapter("06_relative_bias", "The relative bias table", "bias"),
     Chapter(
-        4,
-        "04_three_properties",
-        "Three properties, measured",
-        ("depthwise", "scores", "bias"),
-        True,
+        "07_mbconv_and_ffn",
+        "Two inverted bottlenecks",
+        "S1 S2 expand depthwise squeeze project ffn shortcut",
     ),
     Chapter(
-        5, "05_pre_and_post_normalization", "Before or after the softmax", ("bias", "softmax"), True
-    ),
-    Chapter(6, "06_relative_bias", "The relative bias table", ("bias",), True),
-    Chapter(
-        7, "07_mbconv_and_ffn", "Two inverted bottlenecks", ("S1", "S2", *MBCONV, "ffn", "shortcut")
-    ),
-    Chapter(
-        8,
         "08_relative_transformer_block",
         "The relative-attention block",
-        ("S3", "S4", *TRANSFORMER, "shortcut", "halve"),
+        "S3 S4 scores bias softmax ffn shortcut halve",
     ),
+    Chapter("09_cost_of_attention", "The price of looking everywhere", "S1 S2 S3 S4 scores"),
+    Chapter("10_vertical_layout", "Vertical layout", "S0 S1 S2 S3 S4"),
+    Chapter("11_the_family", "CoAtNet-0 to CoAtNet-7", "S0 S1 S2 S3 S4 head"),
+    Chapter("12_training", "Training it", "S0 S1 S2 S3 S4 head"),
+    Chapter("13_finetuning", "From small to large images", "bias head"),
+    Chapter("14_ablations", "Ablations", "S2 S3 scores bias"),
+    Chapter("15_inside", "Inside a trained network", "S3 S4 scores bias"),
+    Chapter("16_ceit", "CeiT: another marriage", "S0 depthwise ffn"),
     Chapter(
-        9,
-        "09_cost_of_attention",
-        "The price of looking everywhere",
-        ("S1", "S2", "S3", "S4", "scores"),
-    ),
-    Chapter(10, "10_vertical_layout", "Vertical layout", STAGES),
-    Chapter(11, "11_the_family", "CoAtNet-0 to CoAtNet-7", WHOLE),
-    Chapter(12, "12_training", "Training it", WHOLE),
-    Chapter(13, "13_finetuning", "From small to large images", ("bias", "head")),
-    Chapter(14, "14_ablations", "Ablations", ("S2", "S3", "scores", "bias")),
-    Chapter(15, "15_inside", "Inside a trained network", ("S3", "S4", "scores", "bias")),
-    Chapter(16, "16_ceit", "CeiT: another marriage", ("S0", "depthwise", "ffn")),
-    Chapter(
-        17,
         "17_reading_implementations",
         "Reading other people's CoAtNets",
-        ("S0", "expand", "squeeze", "scores", "bias", "softmax", "halve", "head"),
+        "S0 expand squeeze scores bias softmax halve head",
     ),
-    Chapter(18, "18_results", "The results, as maps", WHOLE),
+    Chapter("18_results", "The results, as maps", "S0 S1 S2 S3 S4 head"),
 )
 PARTS_OF_THE_BOOK = {  # caption: its first and its last chapter
     "Part I · Two operators, one sum": (1, 4),
@@ -87,24 +93,6 @@ PARTS_OF_THE_BOOK = {  # caption: its first and its last chapter
     "Part III · The blocks": (7, 9),
     "Part IV · The network": (10, 15),
     "Part V · Relatives and readers": (16, 18),
-}
-EXPLAINED_IN = {  # part of the network: the chapter that its link leads to
-    "S0": 10,
-    "S1": 7,
-    "S2": 7,
-    "S3": 8,
-    "S4": 8,
-    "head": 11,
-    "expand": 7,
-    "depthwise": 2,
-    "squeeze": 7,
-    "project": 7,
-    "scores": 3,
-    "bias": 6,
-    "softmax": 5,
-    "ffn": 7,
-    "shortcut": 8,
-    "halve": 8,
 }
 KINDS = {"S": "convolution 3×3", "C": "MBConv", "T": "Transformer"}
 # Greys with alpha and the colour of the text around it: legible on any background.
@@ -136,7 +124,12 @@ def chapter(number: int) -> Chapter:
     for found in CHAPTERS:
         if found.number == number:
             return found
-    raise ValueError(f"there is no chapter {number!r}; the book has 1 to {CHAPTERS[-1].number}")
+    raise ValueError(f"there is no chapter {number!r}; the book has 1 to {len(CHAPTERS)}")
+
+
+def explained_in(part: str) -> Chapter:
+    """The chapter that a part of the network is explained in."""
+    return next(chapter(number) for number, parts in EXPLAINED_IN.items() if part in parts)
 
 
 def part_words(config: CoAtNetConfig) -> dict[str, str]:
@@ -174,12 +167,14 @@ class BookMap:
 
     def __repr__(self) -> str:
         words = part_words(self.config)
-        lit = self.here.lights if self.here else ()
-        lines = (f"{'▶' if part in lit else ' '} {part}: {words[part]}" for part in EXPLAINED_IN)
+        lines = (f"{'▶' if self.lit(part) else ' '} {part}: {words[part]}" for part in PARTS)
         return "\n".join((self.headline(), *lines))
 
     def _repr_html_(self) -> str:
         return self.to_html(notebook_link)
+
+    def lit(self, part: str) -> bool:
+        return self.here is not None and part in self.here.lights.split()
 
     def headline(self) -> str:
         rows, columns = self.config.image_size
@@ -202,22 +197,21 @@ class BookMap:
             f"<div><p><b>An MBConv</b> (S1, S2): a position reads 3×3 around it</p>\n"
             f"{items('cm-around', *MBCONV)}\n"
             f"<p><b>A Transformer block</b> (S3, S4): a position reads all</p>\n"
-            f"{items('cm-around', *TRANSFORMER[:3])}\n{items('cm-around', *TRANSFORMER[3:])}"
+            f"{items('cm-around', *ATTENTION)}\n{items('cm-around', 'ffn')}"
             f"</div>\n</div>\n</nav>"
         )
 
     def _item(self, part: str, link: Callable[[Chapter], str | None]) -> str:
         first, _, rest = part_words(self.config)[part].partition(" · ")
         name = f"<b>{part}</b> " if part in STAGES else ""
-        about = chapter(EXPLAINED_IN[part])
+        about = explained_in(part)
         text = name + html.escape(first) + (f"<br><small>{rest}</small>" if rest else "")
         text += f" <small>[{about.number}]</small>"
         address = link(about)
         if address is not None:
             title = html.escape(f"Chapter {about.name}")
             text = f'<a href="{html.escape(address)}" title="{title}">{text}</a>'
-        lit = self.here is not None and part in self.here.lights
-        mark, kind = ("▶ ", ' class="cm-here"') if lit else ("", "")
+        mark, kind = ("▶ ", ' class="cm-here"') if self.lit(part) else ("", "")
         return f"<li{kind}>{self._picture(part)}<span>{mark}{text}</span></li>"
 
     def _picture(self, part: str) -> str:
