@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, caps
 
 
 def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
-    from coatnet_mini import checkpoint
+    from coatnet_mini.train import checkpoint
 
     save = checkpoint.save_tensors
 
