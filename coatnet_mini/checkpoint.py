@@ -1,9 +1,7 @@
-"""Checkpoints: folders of safetensors and JSON, written whole or not at all.
+"""Stored networks: folders of safetensors and JSON, written whole or not at all.
 
-Nothing in a checkpoint is code, and reading one runs none. A folder is written under another name
-and renamed when it is complete and on the disk, so a run that dies while it writes leaves the last
-checkpoint as it was. The sizes and SHA-256 digests of all files are in `state.json`, by which a
-damaged folder is told and the one before it is used.
+Nothing in such a folder is code, and reading one runs none. It is written under another name and
+renamed when it is complete and on the disk.
 """
 
 import hashlib
@@ -15,16 +13,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from coatnet_mini.model import create_model
 
-WEIGHTS, CONFIG, TRAINING, STATE = "model.safetensors", "config.json", "training.json", "state.json"
+WEIGHTS, CONFIG, TRAINING = "model.safetensors", "config.json", "training.json"
 RESIZED = ("relative_bias_table", "positions")  # by the layers that hold them, to another grid
-KEPT = 2  # checkpoints of a run that are not deleted
 
 
 def digits_checkpoint() -> Path:
@@ -88,59 +84,6 @@ def flush(path: Path) -> None:
 def digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# ---- Of a run: to go on where it stopped --------------------------------------------------------
-
-
-def save_run(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
-    """Write the checkpoint of a step; then delete all but the last two.
-
-    Args:
-        tensors: for each file (without suffix) its named tensors.
-        state: everything else, as JSON can hold it.
-    """
-
-    def write(path: Path) -> None:
-        for name, named in tensors.items():
-            save_tensors(named, path / f"{name}.safetensors")
-        files = {file.name: [file.stat().st_size, digest(file)] for file in path.iterdir()}
-        save_json({**state, "step": step, "files": files}, path / STATE)
-
-    replace_folder(folder / f"step-{step:08d}", write)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
-
-
-def last_run(folder: Path, say: Callable[[str], None] = print) -> tuple[Path, dict] | None:
-    """The newest whole checkpoint and its state; damaged ones are reported and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        try:
-            return path, read_state(path)
-        except ValueError as error:
-            say(f"checkpoint {path} is damaged ({error}); looking for the one before it")
-    return None
-
-
-def read_state(path: Path) -> dict:
-    """`state.json` of a checkpoint whose files are all as they were written, else a ValueError."""
-    try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        files = state["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{STATE} cannot be read") from error
-    for name, (size, expected) in files.items():
-        file = path / name
-        if not file.is_file():
-            raise ValueError(f"{name} is missing")
-        if file.stat().st_size != size:
-            raise ValueError(f"{name} has {file.stat().st_size:,} of {size:,} bytes")
-        if digest(file) != expected:
-            raise ValueError(f"{name} has changed since it was written")
-    return state
-
-
-# ---- Of a network: to use it ---------------------------------------------------------------------
 
 
 def save_network(folder: Path, weights: dict[str, Tensor], config, training: dict) -> None:
@@ -229,35 +172,3 @@ def classifier_of(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
 
 def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-# ---- Optimizers, as named tensors and JSON -------------------------------------------------------
-
-
-def optimizer_tensors(state: dict[str, dict]) -> dict[str, Tensor]:
-    """{"weight": {"exp_avg": t}} → {"weight|exp_avg": t}"""
-    return {f"{name}|{key}": value
-            for name, values in state.items() for key, value in values.items()}  # fmt: skip
-
-
-def optimizer_state(tensors: dict[str, Tensor]) -> dict[str, dict]:
-    """The inverse of `optimizer_tensors`."""
-    state: dict[str, dict] = {}
-    for name, value in tensors.items():
-        name, key = name.rsplit("|", 1)
-        state.setdefault(name, {})[key] = value
-    return state
-
-
-@torch.no_grad()
-def restore_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay the optimizer's averages out in memory as the parameters are; files hold rows only."""
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[key] = torch.empty_like(parameter).copy_(value)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -12,21 +12,23 @@ import pytest
 import torch
 
 from coatnet_mini.checkpoint import (
-    KEPT,
     digits_checkpoint,
-    last_run,
     load_network,
     load_weights,
-    optimizer_state,
-    optimizer_tensors,
-    read_tensors,
     replace_folder,
     save_network,
-    save_run,
     save_tensors,
 )
 from coatnet_mini.data import digits, normalize
 from coatnet_mini.model import CoAtNet, create_model
+from coatnet_mini.train.checkpoint import (
+    KEPT,
+    last_run,
+    optimizer_state,
+    optimizer_tensors,
+    read_tensors,
+    save_run,
+)
 
 
 def tensors(value=1.0):

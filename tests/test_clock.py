@@ -3,14 +3,13 @@
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import CHAPTERS
 from tools import clock, execute_chapters
 from tools.clock import MOST_CORE, MOST_LINES, by_section
 
-CHAPTERS = sorted((Path(__file__).resolve().parent.parent / "chapters").glob("*.ipynb"))
 LIVE = "application/vnd.coatnet-mini.explorable"
 
 
