@@ -46,14 +46,6 @@ EVERYTHING = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def train(folder, *flags, preset="digits", code=0):
     """Run the command in this process; returns its metrics, one dict a line."""
     few = [] if "--data" in flags else ["--train-images", "96"]
