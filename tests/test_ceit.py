@@ -25,6 +25,7 @@ from coatnet_mini.model import create_model, list_models
 from coatnet_mini.probes import equivariance_error, reached_share, receptive_field
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.vit import ViT, ViTConfig
+from tests.helpers import count, difference, on_meta, shaken
 
 PARAMETERS = {  # channels of I2T: 32, 64
     "ceit_tiny": (6_253_832, 6_356_904),
@@ -43,35 +44,6 @@ TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_si
             i2t_channels=6)  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_seed_and_one_thread():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sharing such small tensors only costs time
-    yield
-    torch.set_num_threads(threads)
-
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_model(name, **options)
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
-def shaken(model):
-    """In float64 and evaluation mode, no zero or one left of what tensors start from."""
-    model = model.double().eval()
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2)
-        elif tensor.is_floating_point():
-            tensor.add_(0.3 * torch.randn_like(tensor))
-    return model
-
-
 def tiny(**options):
     return shaken(CeiT(CeiTConfig(**{**TINY, **options})))
 
@@ -83,11 +55,6 @@ def tiny_vit(**options):
 
 def images(*size, batch=2):
     return torch.randn(batch, 3, *(size or TINY["image_size"])).double()
-
-
-def difference(a, b):
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
 
 
 # Counts -----------------------------------------------------------------------------------

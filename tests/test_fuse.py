@@ -6,10 +6,10 @@ from torch import nn
 
 from coatnet_mini.cpu import fuse
 from coatnet_mini.model import CoAtNet, CoAtNetConfig
+from tests.helpers import difference
 
 
 def network(**options):
-    torch.manual_seed(0)
     sizes = ((3, 2, 1, 1, 1), (4, 8, 8, 16, 16))
     config = CoAtNetConfig.from_layout("CCTT", *sizes, head_dim=8, num_classes=5, image_size=64,
                                        **options)  # fmt: skip
@@ -20,10 +20,6 @@ def network(**options):
         elif name.endswith(("running_var", "norm.weight")):
             tensor.uniform_(0.5, 1.5)
     return model
-
-
-def difference(a, b):
-    return (a - b).abs().max().item()
 
 
 @pytest.mark.parametrize("downsample", ["expand", "depthwise"])

@@ -11,11 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4.rwbase import split_lines
 
+from tests import CHAPTERS, ROOT
 from tools.execute_chapters import CELL_METADATA, DEAD, KERNEL, LANGUAGE
 from tools.home import badge, read_home, setup_cell
 
-ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 EXPLORABLE = "application/vnd.coatnet-mini.explorable"
 TAGS = {"hide-input", "hide-output", "hide-cell", "raises-exception", "nbval-ignore-output"}
 WIDTH, CODE_CELLS, WORDS, BYTES = 76, 40, 3000, 1_000_000

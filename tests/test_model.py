@@ -12,6 +12,7 @@ from torch import nn
 from coatnet_mini.attention import resize_table
 from coatnet_mini.blocks import MBConv, StochasticDepth, TransformerBlock
 from coatnet_mini.model import MODELS, CoAtNet, CoAtNetConfig, Stage, create_model, list_models
+from tests.helpers import count, on_meta
 
 PARAMETERS = {  # 224 pixels, 1000 classes: head="linear", head="tanh", of which bias tables
     "coatnet_0": (24_446_228, 25_036_820, 51_852),
@@ -24,20 +25,6 @@ PARAMETERS = {  # 224 pixels, 1000 classes: head="linear", head="tanh", of which
 TINY = CoAtNetConfig.from_layout(
     "CCTT", (2, 1, 1, 2, 1), (4, 8, 8, 16, 16), head_dim=8, num_classes=5, image_size=64
 )
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def count(module, name=""):
-    return sum(p.numel() for n, p in module.named_parameters() if n.endswith(name))
-
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_model(name, **options)
 
 
 def tiny(**options):

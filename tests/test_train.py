@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,23 +30,14 @@ from coatnet_mini.train.optimization import (
     parameter_groups,
 )
 from coatnet_mini.train.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
+from tests import ROOT
 from tests.image_files import damage, write_folder, write_parquet
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--image-size", "8", "--device", "cpu", "--no-tensorboard", "--batch-size", "16",
         "--log-every", "1"]  # fmt: skip
 STILL = ["--drop-path", "0", "--rotate", "0", "--translate", "0", "--zoom", "0"]
 EVERYTHING = ["--drop-path", "0.2", "--rand-augment-layers", "2", "--mixup", "0.4", "--ema", "0.9",
               "--crop-scale", "0.5", "--flip", "--accumulate", "2"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(folder, *flags, preset="digits", code=0):
