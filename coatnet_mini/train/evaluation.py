@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from coatnet_mini.data import normalize
+from coatnet_mini.images import normalize
 from coatnet_mini.train.loading import IGNORED, Loader
 
 BATCH = 256  # images, per process

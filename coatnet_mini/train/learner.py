@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from coatnet_mini import checkpoint
-from coatnet_mini.model import create_model
+from coatnet_mini.models import create_model
 from coatnet_mini.train.augment import Augment, mixup, one_hot
 from coatnet_mini.train.loading import Batch
 from coatnet_mini.train.optimization import make_ema, make_optimizer, make_schedule

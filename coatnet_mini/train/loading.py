@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coatnet_mini.data import decode
+from coatnet_mini.images import decode
 from coatnet_mini.train.sources import Sample, Split
 from coatnet_mini.train.stream import Position, Stream
 

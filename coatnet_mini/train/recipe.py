@@ -74,7 +74,7 @@ class Recipe:
 
     # ---- Network
     model: str = "coatnet_pico"
-    """A name of coatnet_mini.model.list_models()."""
+    """A name of coatnet_mini.list_models()."""
     image_size: Side = 32
     """Height and width at which the network sees the images, in pixels."""
     channels: Literal[1, 3] = 3

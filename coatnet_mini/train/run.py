@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from coatnet_mini import checkpoint
-from coatnet_mini.model import list_models
+from coatnet_mini.models import list_models
 from coatnet_mini.train.checkpoint import last_run, runs, save_run
 from coatnet_mini.train.evaluation import evaluate
 from coatnet_mini.train.learner import Learner
