@@ -3,7 +3,6 @@
 import json
 import sys
 from importlib.metadata import PackageNotFoundError
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import nbformat
@@ -24,11 +23,10 @@ from coatnet_mini.book_map import (
     you_are_here,
 )
 from coatnet_mini.model import create_model
+from tests import CHAPTERS as NOTEBOOKS
+from tests import ROOT
 from tests.sanitised import sanitised
 from tools.find_chromium import find_chromium
-
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
 
 
 def soup(number=None, clean=str):
