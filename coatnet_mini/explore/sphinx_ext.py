@@ -1,6 +1,6 @@
 """The Sphinx half of `explore`: live explorable figures on a static page.
 
-Any Jupyter Book can use it: list `coatnet_mini.explore.sphinx_ext` under `sphinx: extra_extensions:`.
+Any Jupyter Book can use it: list `coatnet_mini.explore.sphinx_ext` in `sphinx: extra_extensions`.
 It renders the MIME type of `explore`, moves the still picture of the same output behind it for
 readers without JavaScript, and adds the directive `explorable`, which shows a chapter's figure on
 another page:
