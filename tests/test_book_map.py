@@ -106,7 +106,7 @@ def test_lit_parts_say_so_in_words(number, clean):
     shown = soup(number, clean).text
     assert not number or f"You are here: {chapter(number).name}." in shown
     if clean is str:
-        assert [item for item in items if item.get("class") == ["cm-here"]] == marked
+        assert [item for item in items if item.get("class") == ["book-map-here"]] == marked
 
 
 def test_drawn_slabs_shrink_in_positions_and_grow_in_channels():
@@ -178,7 +178,7 @@ def test_axe_and_a_phone_have_nothing_against_it(ground, ink):
         assert Axe().run(page).response["violations"] == []
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
         sizes = page.evaluate(
-            "[...document.querySelectorAll('.cm-map li, .cm-map small')]"
+            "[...document.querySelectorAll('.book-map li, .book-map small')]"
             ".map((n) => parseFloat(getComputedStyle(n).fontSize))"
         )
         assert min(sizes) >= 12

@@ -35,7 +35,7 @@ STYLE = """
 .cm-guess details[open] summary { font-weight: 600 }
 .cm-guess summary:hover { text-decoration: underline }
 .cm-guess summary:focus-visible { outline: 2px solid #3a7ec9; outline-offset: 3px }
-.cm-guess .cm-show { border-color: transparent; font-size: .9em; margin-bottom: 0 }
+.cm-guess .cm-guess-show { border-color: transparent; font-size: .9em; margin-bottom: 0 }
 """
 
 
@@ -59,7 +59,7 @@ class Guess:
         name = "guess-" + hashlib.sha256(asked.encode()).hexdigest()[:8]
         found = f"The answer: <b>{html.escape(self.answer)}</b>. {_inline(self.because)}"
         folds = [_fold(name, option, self._verdict(option, found)) for option in self.options]
-        folds.append(_fold(name, "Show me", found, "cm-show"))
+        folds.append(_fold(name, "Show me", found, "cm-guess-show"))
         return (
             f'<div class="cm-guess" role="group" aria-label="Guess, then see">'
             f"<style>{STYLE}</style>\n"
