@@ -208,7 +208,7 @@ class BookMap:
         about = explained_in(part)
         text = name + html.escape(first) + (f"<br><small>{rest}</small>" if rest else "")
         text += f" <small>[{about.number}]</small>"
-        address = link(about)
+        address = link(about) if about is not self.here else None
         if address is not None:
             title = html.escape(f"Chapter {about.name}")
             text = f'<a href="{html.escape(address)}" title="{title}">{text}</a>'
