@@ -186,7 +186,7 @@ class BookMap:
         """The drawing; `link` gives the address of a chapter, or None for plain text."""
 
         def items(kind: str, *parts: str) -> str:
-            return f'<ol class="{kind}">{"".join(self._item(part, link) for part in parts)}</ol>'
+            return f'<ol class="{kind}">{"".join(self.item(part, link) for part in parts)}</ol>'
 
         number = f' data-chapter="{self.here.number}"' if self.here else ""
         return (
@@ -202,7 +202,7 @@ class BookMap:
             f"</div>\n</div>\n</nav>"
         )
 
-    def _item(self, part: str, link: Callable[[Chapter], str | None]) -> str:
+    def item(self, part: str, link: Callable[[Chapter], str | None]) -> str:
         first, _, rest = part_words(self.config)[part].partition(" · ")
         name = f"<b>{part}</b> " if part in STAGES else ""
         about = explained_in(part)
@@ -213,9 +213,9 @@ class BookMap:
             title = html.escape(f"Chapter {about.name}")
             text = f'<a href="{html.escape(address)}" title="{title}">{text}</a>'
         mark, kind = ("▶ ", ' class="book-map-here"') if self.lit(part) else ("", "")
-        return f"<li{kind}>{self._picture(part)}<span>{mark}{text}</span></li>"
+        return f"<li{kind}>{self.picture(part)}<span>{mark}{text}</span></li>"
 
-    def _picture(self, part: str) -> str:
+    def picture(self, part: str) -> str:
         """A stage as a slab: its side and its depth grow with the logs of positions and width."""
         if part not in STAGES:
             return ""

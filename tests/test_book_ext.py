@@ -149,6 +149,6 @@ def test_pages_ask_no_other_host_and_the_bibliography_has_its_role():
     own = SimpleNamespace(filename="_static/explore.js", attributes={"async": "async"})
     body = '<div role="list" class="citation-list"><div class="citation">'
     context = {"script_files": [foreign, own, inline, "plain.js"], "body": body}
-    book_ext._mend_page(None, "p", "t", context, None)
+    book_ext.mend_page(None, "p", "t", context, None)
     assert context["script_files"] == [own, "plain.js"]
     assert context["body"] == '<div class="citation-list"><div class="citation">'

@@ -17,7 +17,8 @@ from playwright.sync_api import sync_playwright
 
 from coatnet_mini.explore import View
 from conftest import difference
-from tests.chapter_figures import CHAPTERS, ROOT, figures_of, stored_specs
+from tests import CHAPTERS, ROOT
+from tests.chapter_cells import figures_of, stored_specs
 from tests.site_server import serve
 from tools.find_chromium import find_chromium
 

@@ -83,7 +83,7 @@ def chapters_html(link: Link) -> str:
     read, parts = clocks(), []
     for caption, (first, last) in PARTS_OF_THE_BOOK.items():
         rows = (
-            _chapter_row(c, link(c), read.get(c.number))
+            chapter_row(c, link(c), read.get(c.number))
             for c in CHAPTERS
             if first <= c.number <= last
         )
@@ -91,7 +91,7 @@ def chapters_html(link: Link) -> str:
     return f'<div class="book-chapters">{"".join(parts)}</div>'
 
 
-def _chapter_row(chapter: Chapter, address: str | None, read: Clock | None) -> str:
+def chapter_row(chapter: Chapter, address: str | None, read: Clock | None) -> str:
     name = html.escape(chapter.name)
     if address is None or read is None:
         return f"<li>{name} <small>being written</small></li>"
@@ -122,42 +122,42 @@ class FillIn(SphinxPostTransform):
     def run(self, **kwargs) -> None:
         for node in self.document.findall(nodes.raw):
             if name := node.get("filled_by"):
-                self._replace(node, FILLED[name](self._link))
+                self.replace(node, FILLED[name](self.link))
             elif MAP.search(node.astext()):
-                self._replace(node, MAP.sub(self._map, node.astext()))
+                self.replace(node, MAP.sub(self.draw, node.astext()))
 
-    def _map(self, found: re.Match) -> str:
+    def draw(self, found: re.Match) -> str:
         number = int(found[1]) if found[1] else None
-        return you_are_here(number).to_html(self._link)
+        return you_are_here(number).to_html(self.link)
 
-    def _link(self, chapter: Chapter) -> str | None:
+    def link(self, chapter: Chapter) -> str | None:
         target = f"chapters/{chapter.slug}"
         if target not in self.env.found_docs:
             return None
         return self.app.builder.get_relative_uri(self.env.docname, target)
 
     @staticmethod
-    def _replace(node: nodes.raw, text: str) -> None:
+    def replace(node: nodes.raw, text: str) -> None:
         node.children[:] = [nodes.Text(text)]
 
 
-def _name_clocks(app: Sphinx, doctree: nodes.document) -> None:
+def name_clocks(app: Sphinx, doctree: nodes.document) -> None:
     """A class for the line of minutes in a chapter's head."""
     for paragraph in doctree.findall(nodes.paragraph):
         if LINE.fullmatch(paragraph.astext()):
             paragraph["classes"].append("book-clock")
 
 
-def _mend_page(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+def mend_page(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
     # docutils calls its citations a list but not its entries list items: axe finds that serious
     body = context.get("body", "")
     context["body"] = body.replace(
         '<div role="list" class="citation-list">', '<div class="citation-list">'
     )
-    context["script_files"] = [s for s in context.get("script_files", []) if not _foreign(s)]
+    context["script_files"] = [s for s in context.get("script_files", []) if not foreign(s)]
 
 
-def _foreign(script) -> bool:
+def foreign(script) -> bool:
     told = f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}"
     return any(word in told for word in FOREIGN)
 
@@ -166,6 +166,6 @@ def setup(app: Sphinx) -> dict:
     for name in FILLED:
         app.add_directive(name, BookDirective)
     app.add_post_transform(FillIn)
-    app.connect("doctree-read", _name_clocks)
-    app.connect("html-page-context", _mend_page, priority=900)
+    app.connect("doctree-read", name_clocks)
+    app.connect("html-page-context", mend_page, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

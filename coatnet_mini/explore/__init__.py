@@ -1,7 +1,8 @@
 """Explorable figures: sliders that are live in Jupyter, in Colab and on a page without a server."""
 
+from coatnet_mini.explore.axes import axis, point
 from coatnet_mini.explore.guess import Guess, guess
-from coatnet_mini.explore.views import View, axis, bars, heat, image, line, scalar
+from coatnet_mini.explore.views import View, bars, heat, image, line, scalar
 from coatnet_mini.explore.widget import MIME, Explorable, explore
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "heat",
     "image",
     "line",
+    "point",
     "scalar",
 ]
