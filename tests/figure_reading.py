@@ -180,6 +180,10 @@ def at_cell(stage, view, row, column, rows, columns) -> dict:
 
 def assert_read(element, figure, name, row, column, options):
     text = element.query_selector(".cm-read").text_content()
+    hatched = figure.hatched(name, **options)
+    if hatched is not None and hatched[row, column]:
+        assert text.endswith(": not compared")
+        return
     numbers = figure.numbers(name, **options)
     kind = figure.views[name].kind
     expected = {

@@ -86,6 +86,7 @@ def visit(browser, host):
     def open_page(path, viewport=DESKTOP, address=None, **options):
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
+        context.set_default_timeout(120_000)  # a shared machine can be slow
         allowed = (address or host[0], "data:", "blob:", "file://")
 
         def guard(route):
