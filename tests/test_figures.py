@@ -8,6 +8,7 @@ from playwright.sync_api import sync_playwright
 
 from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
 from tests.figure_reading import (
+    assert_controls_stay,
     assert_shows,
     options_of,
     state_of,
@@ -285,14 +286,3 @@ def test_on_a_phone_the_controls_stay_in_view(visit, sizes):
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     for root in roots:
         assert_controls_stay(page, root)
-
-
-def assert_controls_stay(page, root):
-    """Whatever panel is looked at, the controls are on the screen and do not cover it."""
-    title = root.query_selector(".cm-title").text_content()
-    for stage in root.query_selector_all(".cm-stage"):
-        stage.evaluate("(stage) => stage.scrollIntoView({ block: 'end' })")
-        seen = stage.bounding_box()
-        for control in root.query_selector_all(".cm-controls > *"):
-            box = control.bounding_box()
-            assert box["y"] >= 0 and box["y"] + box["height"] <= seen["y"], title
