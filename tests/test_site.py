@@ -14,11 +14,17 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
+from coatnet_mini.explore import MIME
+from coatnet_mini.explore.spec import slug
+from coatnet_mini.explore.widget import LEGACY
 from conftest import difference
 from tests import CHAPTERS, ROOT
 from tests.chapter_cells import figures_of, stored_specs
 from tests.figure_reading import (
+    READ,
+    assert_controls_stay,
     assert_shows,
+    has_effect,
     options_of,
     state_of,
     try_keys,
@@ -86,6 +92,7 @@ def visit(browser, host):
     def open_page(path, viewport=DESKTOP, address=None, **options):
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
+        context.set_default_timeout(120_000)  # a shared machine can be slow
         allowed = (address or host[0], "data:", "blob:", "file://")
 
         def guard(route):
@@ -173,6 +180,70 @@ def test_pictures_are_read_by_keyboard(chapter, visit):
     for axis in figure.axes:
         if not axis.grid:  # a position has moved
             assert f"{axis.label} = {axis.options[axis.start]}" in label
+
+
+def of_the_form(figures) -> list:
+    """Those that hold one idea; what LEGACY names waits for its chapter to be rewritten."""
+    return [(k, figure) for k, (figure, _) in enumerate(figures) if figure.title not in LEGACY]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_a_figure_is_whole_on_a_desktop_and_keeps_its_controls_on_a_phone(chapter, visit):
+    small = of_the_form(figures_of(chapter))
+    roots = wait_for_figures(visit(f"chapters/{chapter.stem}.html"))
+    for k, figure in small:
+        assert roots[k].bounding_box()["height"] <= 640, figure.title
+    page = visit(f"chapters/{chapter.stem}.html", viewport=PHONE)
+    roots = wait_for_figures(page)
+    for k, _ in small:
+        assert_controls_stay(page, roots[k])
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_every_control_is_seen_to_act(chapter):
+    for _, figure in of_the_form(figures_of(chapter)):
+        idle = [a.label for k, a in enumerate(figure.axes) if not has_effect(figure, k)]
+        assert not idle, f"{figure.title}: no panel shows what {idle} does"
+
+
+def links_of(chapter) -> list[tuple[str, str, str]]:
+    """(words, id of the figure, what is set) of each link in the chapter's text."""
+    found, before = [], None
+    for cell in json.loads(chapter.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            if MIME in output.get("data", {}):
+                before = json.loads("".join(output["data"][MIME]))["id"]
+        if cell["cell_type"] == "markdown" and "cm-set" in "".join(cell["source"]):
+            for span in BeautifulSoup("".join(cell["source"]), "html.parser").select(".cm-set"):
+                found.append((span.text, span.get("data-figure", before), span["data-set"]))
+    return found
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=NAMES)
+def test_words_that_set_a_figure_name_what_it_has_and_change_it(chapter, visit):
+    links = links_of(chapter)
+    if not links:
+        return
+    page = visit(f"chapters/{chapter.stem}.html")
+    wait_for_figures(page)
+    figures = {slug(figure.title): figure for figure, _ in figures_of(chapter)}
+    spans = page.query_selector_all(".cm-set")
+    for span, (words, name, settings) in zip(spans, links, strict=True):
+        assert name in figures, f'"{words}" sets "{name}"; the figures are {list(figures)}'
+        figure, root = figures[name], page.query_selector(f"#figure-{name} .cm-explorable")
+        root.query_selector(".cm-reset").click()
+        before = root.evaluate(READ)
+        span.focus()
+        page.keyboard.press("Enter")
+        assert span.get_attribute("role") == "button"
+        assert state_of(root) == figure.state_of(settings), words
+        assert_shows(root, figure, **options_of(figure, root))
+        if root.evaluate(READ) == before:
+            said = root.query_selector(".cm-live").text_content()
+            assert "already there" in said, f'"{words}" changes nothing'
+    starts = {name: [a.start for a in figure.axes] for name, figure in figures.items()}
+    moves = [figures[name].state_of(settings) != starts[name] for _, name, settings in links]
+    assert any(moves), "no link changes a figure"
 
 
 def test_figures_live_from_a_folder_on_disk(visit):
