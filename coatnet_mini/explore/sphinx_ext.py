@@ -1,6 +1,6 @@
 """The Sphinx half of `explore`: live explorable figures on a static page.
 
-Any Jupyter Book can use it: list `coatnet_mini.sphinx_ext` under `sphinx: extra_extensions:`.
+Any Jupyter Book can use it: list `coatnet_mini.explore.sphinx_ext` under `sphinx: extra_extensions:`.
 It renders the MIME type of `explore`, moves the still picture of the same output behind it for
 readers without JavaScript, and adds the directive `explorable`, which shows a chapter's figure on
 another page:
@@ -40,7 +40,7 @@ class ExplorableRenderer:
     def handle_mime(renderer, data, inline: bool) -> list[nodes.Element] | None:
         if data.mime_type != MIME:
             return None
-        return _figure(data.string, still=[])
+        return figure(data.string, still=[])
 
 
 class MoveStill(SphinxPostTransform):
@@ -79,14 +79,16 @@ class ExplorableDirective(SphinxDirective):
                     still = f"data:image/png;base64,{''.join(data['image/png']).strip()}"
                     words = html.escape("".join(data["text/plain"]), quote=True)
                     picture = nodes.raw("", f'<img src="{still}" alt="{words}">', format="html")
-                    return _figure("".join(data[MIME]), still=[picture])
+                    return figure("".join(data[MIME]), still=[picture])
         raise self.error(f"{self.arguments[0]} has no explorable figure in cell {cell_id!r}")
 
 
-def _figure(spec: str, still: list[nodes.Node]) -> list[nodes.Element]:
+def figure(spec: str, still: list[nodes.Node]) -> list[nodes.Element]:
     """Host element, still picture, and the figure's data as a script that is not run."""
     inert = spec.replace("</", "<\\/")
-    opening = nodes.raw("", '<div class="cm-explorable-host"><noscript>', format="html")
+    name = f"figure-{json.loads(spec)['id']}"
+    host = f'<div class="cm-explorable-host" id="{name}"><noscript>'
+    opening = nodes.raw("", host, format="html")
     closing = f'</noscript><script type="application/json">{inert}</script></div>'
     return [opening, *still, nodes.raw("", closing, format="html", spec=spec)]
 
@@ -101,7 +103,7 @@ def classic_script() -> str:
     return f"(() => {{\n{body}const explorable = {rest}\n{host}}})();\n"
 
 
-def _write_assets(app: Sphinx, error: Exception | None) -> None:
+def write_assets(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     static = Path(app.outdir) / "_static"
@@ -110,7 +112,7 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
     copy_asset(str(HERE / STYLE), str(static))
 
 
-def _load_where_used(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+def load_where_used(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
     """Script and style only on pages that hold a figure; nothing from another host anywhere."""
     if doctree and any("cm-explorable-host" in n.astext() for n in doctree.findall(nodes.raw)):
         app.add_css_file(STYLE)
@@ -131,6 +133,6 @@ def _load_where_used(app: Sphinx, page: str, template: str, context: dict, doctr
 def setup(app: Sphinx) -> dict:
     app.add_directive("explorable", ExplorableDirective)
     app.add_post_transform(MoveStill)
-    app.connect("html-page-context", _load_where_used, priority=900)
-    app.connect("build-finished", _write_assets)
+    app.connect("html-page-context", load_where_used, priority=900)
+    app.connect("build-finished", write_assets)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
