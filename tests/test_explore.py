@@ -82,4 +82,5 @@ def test_viridis_in_the_browser_is_matplotlibs():
 def test_the_classic_script_is_the_module_without_its_export():
     script = classic_script()
     assert "export " not in script
-    assert "const explorable = { render };" in script
+    assert "const explorable = (() => {" in script
+    assert "return { render };" in script

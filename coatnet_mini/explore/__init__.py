@@ -1,6 +1,7 @@
 """Explorable figures: sliders that are live in Jupyter, in Colab and on a page without a server."""
 
 from coatnet_mini.explore.axes import axis, point
+from coatnet_mini.explore.twin import drag, paint
 from coatnet_mini.explore.views import View, bars, heat, image, line, scalar
 from coatnet_mini.explore.widget import MIME, Explorable, explore
 
@@ -10,10 +11,12 @@ __all__ = [
     "View",
     "axis",
     "bars",
+    "drag",
     "explore",
     "heat",
     "image",
     "line",
+    "paint",
     "point",
     "scalar",
 ]
