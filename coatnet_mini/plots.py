@@ -25,8 +25,8 @@ from matplotlib.ticker import MaxNLocator
 RAMPS = {
     "light +": "#ffffff #aaceea #7fb0da #5c98d0 #3f83c7 #256fc1 #175cb7 #184ca5 #183c93",
     "light -": "#ffffff #e4c4a5 #d1a278 #c48552 #b76d36 #ac5718 #9c4507 #8b3502 #782804",
-    "dark +": "#14181e #2b3e5c #325382 #3167a4 #357bbc #368fd4 #41a3e6 #5fb7ef #7dcbf8",
-    "dark -": "#14181e #563628 #75472f #915731 #a96833 #c07934 #d38c3b #e2a250 #f1b865",
+    "dark +": "#121212 #283a59 #2e507f #2e64a0 #3177b8 #318bd0 #3c9fe1 #5ab3ea #78c6f3",
+    "dark -": "#121212 #523225 #71442b #8d542d #a5642f #bb752f #cf8836 #dd9d4b #ecb360",
 }
 SEQUENTIAL = "weights"
 DIVERGING = "signed"

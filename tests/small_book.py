@@ -12,6 +12,7 @@ extensions = ["myst_nb", "coatnet_mini.explore.sphinx_ext"]
 html_theme = "sphinx_book_theme"
 html_static_path = [{str(ROOT / "book" / "style")!r}]
 html_css_files = ["book.css"]
+html_context = {{"default_mode": "auto"}}
 nb_execution_mode = "off"
 suppress_warnings = ["mystnb.unknown_mime_type"]
 """
@@ -28,7 +29,8 @@ def notebook_of(parts) -> nbformat.NotebookNode:
         data = {mime: value for mime, value in data.items() if "widget-view" not in mime}
         output = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
         cells.append(nbformat.v4.new_code_cell("explore(...)", outputs=[output]))
-    return nbformat.v4.new_notebook(cells=cells)
+    language = {"name": "python", "pygments_lexer": "ipython3"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"language_info": language})
 
 
 def build(folder: Path, parts) -> Path:

@@ -17,20 +17,10 @@ from coatnet_mini.attention import (
     relative_index,
     resize_table,
 )
+from tests.helpers import same
 
+pytestmark = pytest.mark.usefixtures("float64")
 GRIDS = [(1, 1), (1, 4), (3, 3), (4, 3), (2, 5)]
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def same(a, b, tolerance=1e-10):
-    return a.shape == b.shape and (a - b).abs().max().item() < tolerance
 
 
 def layer(grid=(3, 4), form="pre", dim=8, out_dim=8, head_dim=4):

@@ -19,18 +19,9 @@ from coatnet_mini.blocks import (
     make_norm,
     make_pool,
 )
+from tests.helpers import same
 
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def same(a, b, tolerance=1e-10):
-    return a.shape == b.shape and (a - b).abs().max().item() < tolerance
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def shake(module):

@@ -20,11 +20,10 @@ import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
+from tests import CHAPTERS, ROOT
 from tools import home
 from tools.execute_chapters import read_stamped
 
-ROOT = Path(__file__).resolve().parent.parent
-CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 TWIN, PINS = ROOT / ".twin", ROOT / "tests" / "colab_twin.txt"
 HOME = "colab-twin/book"
 PYTHON = TWIN / "bin" / "python"

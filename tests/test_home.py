@@ -12,9 +12,9 @@ import pytest
 import yaml
 from IPython.core.inputtransformer2 import TransformerManager
 
+from tests import ROOT
 from tools import home
 
-ROOT = Path(__file__).resolve().parent.parent
 HOST = "github"
 
 

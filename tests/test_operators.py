@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from coatnet_mini.attention import attention_weights, bias_matrix
-from coatnet_mini.checkpoint import digits_checkpoint
+from coatnet_mini.checkpoint import find, load, save_network
+from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig
 from coatnet_mini.convolution import depthwise_loop
-from coatnet_mini.data import digits, normalize
 from coatnet_mini.explore.scripts import module as module_text
+from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.mending import patches
-from coatnet_mini.model import CoAtNet, CoAtNetConfig
 from coatnet_mini.weighted_sum import weighted_sum
 from tests.browser_scripts import chromium, page_with, run
 
@@ -179,10 +179,10 @@ class Told:
 @pytest.fixture(scope="module")
 def held_out():
     """The shipped network on held-out digits, its configuration and its file."""
-    folder = digits_checkpoint()
+    folder = find("digits")
     config = json.loads((folder / "config.json").read_text())
-    images = normalize(digits(config["image_size"][0])[1].images[:DIGITS])
-    told = Told(CoAtNet.from_pretrained(folder), images)
+    images = normalize(digit_images(config["image_size"][0])[1].images[:DIGITS])
+    told = Told(load(folder), images)
     return told, config, (folder / "model.safetensors").read_bytes()
 
 
@@ -229,8 +229,8 @@ def test_other_networks_of_random_weights(page, tmp_path, options):
                 tensor.uniform_(0.5, 2)
             elif tensor.is_floating_point():
                 tensor.normal_(std=1 / math.sqrt(max(tensor[0].numel(), 1)))
-    network.save_pretrained(tmp_path)
+    save_network(tmp_path / "net", network.state_dict(), config)
     images = torch.randn(2, config.in_channels, 8, 16)
-    written = json.loads((tmp_path / "config.json").read_text())
-    weights = (tmp_path / "model.safetensors").read_bytes()
+    written = json.loads((tmp_path / "net" / "config.json").read_text())
+    weights = (tmp_path / "net" / "model.safetensors").read_bytes()
     Told(network, images).compare(page, written, weights)

@@ -18,10 +18,9 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from conftest import MIME, difference
+from tests import ROOT
 from tools import execute_chapters, find_chromium, vendor_browser_files
 from tools.build_book import STATIC, fingerprint
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def one_line(run) -> str:

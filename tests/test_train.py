@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +16,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
-from coatnet_mini.checkpoint import load_network
-from coatnet_mini.data import digits, normalize
-from coatnet_mini.model import create_model
+from coatnet_mini import create_model
+from coatnet_mini.checkpoint import load, read_training
+from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.train import run as engine
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
@@ -31,23 +30,14 @@ from coatnet_mini.train.optimization import (
     parameter_groups,
 )
 from coatnet_mini.train.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
+from tests import ROOT
 from tests.image_files import damage, write_folder, write_parquet
 
-ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--image-size", "8", "--device", "cpu", "--no-tensorboard", "--batch-size", "16",
         "--log-every", "1"]  # fmt: skip
 STILL = ["--drop-path", "0", "--rotate", "0", "--translate", "0", "--zoom", "0"]
 EVERYTHING = ["--drop-path", "0.2", "--rand-augment-layers", "2", "--mixup", "0.4", "--ema", "0.9",
               "--crop-scale", "0.5", "--flip", "--accumulate", "2"]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(folder, *flags, preset="digits", code=0):
@@ -83,8 +73,9 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     lines = train(tmp_path / "run", "--epochs", 2, "--evaluate-every", 50, "--ema", 0,
                   "--tensorboard")  # fmt: skip
     table = capsys.readouterr().out
-    model, training = load_network(tmp_path / "run" / "network")
-    _, test = digits(8)
+    folder = tmp_path / "run" / "network"
+    model, training = load(folder), read_training(folder)
+    _, test = digit_images(8)
     with torch.no_grad():
         accuracy = (model(normalize(test.images)).argmax(1) == test.labels).double().mean().item()
     results = training["results"]
@@ -99,7 +90,7 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     assert training["versions"]["scikit-learn"]
     pixels = test.images.numpy().tobytes() + test.labels.numpy().tobytes()
     assert training["data_sha256"]["test"] == hashlib.sha256(pixels).hexdigest()
-    assert type(model).from_pretrained(tmp_path / "run" / "network").config == model.config
+    assert model.config.num_classes == 10 and model.config.drop_path == 0
 
 
 def test_overfits_one_batch(tmp_path):
@@ -121,7 +112,7 @@ def test_bf16_channels_and_float16_storage(tmp_path):
     train(tmp_path, "--precision", "bf16", "--steps", 2, "--save-dtype", "float16")
     weights = network(tmp_path)
     assert {w.dtype for w in weights.values()} == {torch.float16, torch.int64}
-    model, _ = load_network(tmp_path / "network")
+    model = load(tmp_path / "network")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -229,7 +220,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, caps
 
 
 def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
-    from coatnet_mini import checkpoint
+    from coatnet_mini.train import checkpoint
 
     save = checkpoint.save_tensors
 
@@ -274,7 +265,7 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a)
-    results = [load_network(tmp_path / name / "network")[1]["results"] for name in ("one", "two")]
+    results = [read_training(tmp_path / name / "network")["results"] for name in ("one", "two")]
     assert results[1]["processes"] == 2
     assert results[0]["accuracy"] == pytest.approx(results[1]["accuracy"], abs=1e-2)
 
@@ -316,10 +307,10 @@ def test_errors_in_one_line(tmp_path, capsys):
     images = write_folder(tmp_path / "images")
     cases = [
         (["--data", "./nowhere"], "data './nowhere' is not a folder"),
-        (["--init-from", tmp_path / "nowhere"], "is not a folder"),
-        (["--init-from", images], "holds no readable training.json"),
+        (["--init-from", tmp_path / "nowhere"], "is no folder, nor the name of a stored network"),
+        (["--init-from", images], "cannot read"),
         (["--init-from", broken], "cannot read"),
-        (["--init-from", pico, "--model", "coatnet_nano"], "a coatnet_pico that does not fit"),
+        (["--init-from", pico, "--model", "coatnet_nano"], "do not fit: stages."),
         (["--init-from", pico, "--channels", 3], "stages.S0.0.weight is (16, 1, 3, 3) there"),
         (["--model", "coatnet_9"], "unknown model 'coatnet_9'; choose from"),
         (["--options", "head=tan"], "head is 'tan'; choose from linear, tanh"),

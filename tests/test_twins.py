@@ -38,7 +38,7 @@ def cut(height=None, width=None):
 
 
 def cases():
-    """{twin: (its function, constants, what is edited, axes)}, the pictures as chapters have them."""
+    """{twin: (function, constants, what is edited, axes)}, the pictures as chapters have them."""
     clean, noisy = cut()
     part, noisy_part = cut(24, 28)
     mending, mending_constants = twin_figures.mending(clean)
@@ -55,7 +55,7 @@ def cases():
         ),
         "products": (
             products, kernels, {"picture": part},
-            {"kernel": list(KERNELS), "flip": ["as it is", "turned over"], "i": range(part.numel())},
+            {"kernel": list(KERNELS), "flip": ["as it is", "turned over"], "i": range(24 * 28)},
         ),
         "qkv": (
             qkv, none, {"noisy": noisy_part},
@@ -304,10 +304,10 @@ def test_painting_by_pointer_and_keys_changes_all_views(opened, figures):
     stage.scroll_into_view_if_needed()
     start = figures["mend"].edited["noisy"].array.numpy()
     box = stage.bounding_box()
-    at = lambda row, column: (
-        box["x"] + box["width"] * column / 32,
-        box["y"] + box["height"] * row / 32,
-    )  # noqa: E731,E501
+
+    def at(row, column):
+        return box["x"] + box["width"] * column / 32, box["y"] + box["height"] * row / 32
+
     opened.mouse.move(*at(4.5, 4.5))
     opened.mouse.down()
     opened.mouse.move(*at(4.5, 20.5))
@@ -366,13 +366,13 @@ def test_many_changes_are_one_pass_a_frame(opened):
     host(opened, "mend-the-roof").query_selector(".cm-reset").click()
 
 
-# ---- the Python half ------------------------------------------------------------------------------
+# ---- the Python half ------------------------------------------------------------------------
 
 
 def test_no_table_is_shipped_but_the_start(figures):
     spec = json.loads(figures["mend"].spec)
     raw = zlib.decompress(base64.b64decode(spec["data"]))
-    clean, noisy = cut()
+    _, noisy = cut()
     arrays = 3 * noisy.numel() + 2 + 3 * noisy.numel()  # views and numbers; noisy, clean, order
     assert len(raw) == 4 * arrays
     found = spec["twin"]["given"]["noisy"]

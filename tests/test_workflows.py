@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import ROOT
 from tools.colab_pins import PINS, update, versions
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 ALLOWED = {  # workflow, job: permissions
     ("test", "test"): {"contents": "read"},

@@ -6,13 +6,14 @@
 const RAMPS = {
   "light +": "#ffffff #aaceea #7fb0da #5c98d0 #3f83c7 #256fc1 #175cb7 #184ca5 #183c93",
   "light -": "#ffffff #e4c4a5 #d1a278 #c48552 #b76d36 #ac5718 #9c4507 #8b3502 #782804",
-  "dark +": "#14181e #2b3e5c #325382 #3167a4 #357bbc #368fd4 #41a3e6 #5fb7ef #7dcbf8",
-  "dark -": "#14181e #563628 #75472f #915731 #a96833 #c07934 #d38c3b #e2a250 #f1b865",
+  "dark +": "#121212 #283a59 #2e507f #2e64a0 #3177b8 #318bd0 #3c9fe1 #5ab3ea #78c6f3",
+  "dark -": "#121212 #523225 #71442b #8d542d #a5642f #bb752f #cf8836 #dd9d4b #ecb360",
 };
 const SVG = "http://www.w3.org/2000/svg";
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array };
 const WRITTEN = 49; // a map of up to this many cells carries its numbers
 const HIGHEST = 640; // pixels that a figure may take of a desktop's screen
+const WIDE = 560; // pixels from which the panels stand side by side, as in explore.css
 const TALL = 340, LEAST = 110; // the height of a row of maps, and how far it shrinks to fit
 
 function bytes(base64) {
@@ -70,7 +71,7 @@ function reader(view, buffer) {
     // As `print`, but at the ends of a clipped scale says that the number lies there or beyond.
     read(number) {
       const half = exact ? mantissa / scale / 2 : 0;
-      const beyond = view.clip && (number >= view.clip[1] - half ? "≥ " : number <= view.clip[0] + half ? "≤ " : "");
+      const beyond = view.clip && view.kind === "heat" && (number >= view.clip[1] - half ? "≥ " : number <= view.clip[0] + half ? "≤ " : "");
       return (beyond || "") + this.print(number);
     },
   };
@@ -234,7 +235,7 @@ function frameOf(view, figure) {
     side(top, bottom) {
       side.replaceChildren();
       make("span", "", side, top);
-      make("span", "cm-yname", side, view.yname ?? "");
+      make("span", view.yname?.length > 2 ? "cm-long" : "", side, view.yname ?? ""); // reads upwards
       make("span", "", side, bottom);
     },
   };
@@ -515,8 +516,11 @@ function arrange(list, parent) {
   return frames;
 }
 
-// Shrinks the pictures until the whole figure is on one screen with its controls.
+// Shrinks the pictures until the whole figure is on one screen with its controls; on a phone it
+// is the controls that stay in view.
 function fit(root) {
+  root.style.setProperty("--cm-tall", `${TALL}px`);
+  if (root.offsetWidth < WIDE) return;
   for (let tall = TALL; ; tall = Math.max(LEAST, tall - 10)) {
     root.style.setProperty("--cm-tall", `${tall}px`);
     if (tall === LEAST || root.offsetHeight <= HIGHEST) return;

@@ -282,7 +282,7 @@ function stem(grid, layers, config, { kind, stride }) {
   return y;
 }
 
-// model.CoAtNet: image (H·W, C) → logits, and what every attention and depthwise layer made of it,
+// coatnet.CoAtNet: image (H·W, C) → logits, and what every attention and depthwise layer made of it,
 // { "S2b.0": { heads, H, W, weights (heads, N, N) } } and { "S1.0": { x (N, D), H, W, D } }.
 function coatnet(image, config, weights) {
   const [H, W] = config.image_size;

@@ -29,8 +29,8 @@ To add a twin, write a function there, a dozen lines over `operators.js`, and na
 
 It is given, by name, every axis, edit and constant: a slider as its number, named options as their
 place in the list (so that their words are the author's), a point as its flat index, arrays as
-Float32Arrays with a `shape`. What is a constant in one figure may be a slider in another. It returns
-a function for each view, under the key that the Python function uses (`titles` says what the reader
+Float32Arrays with a `shape`. A constant in one figure may be a slider in another. It returns a
+function for each view, under the key that the Python function uses (`titles` says what the reader
 sees instead); views that a figure does not show are not computed. Then write its Python beside the
 others in tests/twin_figures.py: tests/test_twins.py compares both in random states and edits.
 """
@@ -235,9 +235,8 @@ def check_edits(title: str, edited: Mapping[str, Edit], views: Mapping[str, View
     """Every edit is shown by one view, of its shape; every view's edit is one."""
     for name, view in views.items():
         if view.edit is not None and view.edit not in edited:
-            raise ValueError(
-                f'view "{name}" edits "{view.edit}"; there is {[*edited] or "nothing"}'
-            )
+            allowed = [*edited] or "nothing"
+            raise ValueError(f'view "{name}" edits "{view.edit}"; there is {allowed}')
     for name, edit in edited.items():
         shapes = [view.values.shape for view in views.values() if view.edit == name]
         if shapes != [make_array(edit.array).shape]:

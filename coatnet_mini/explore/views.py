@@ -84,9 +84,7 @@ def heat(
     return View("heat", values, scale, signed, mark, labels, clip=clip, hatched=hatched, **names)
 
 
-def image(
-    values, *, mark=None, scale=None, clip=None, ink=False, hatched=None, edit=None
-) -> View:
+def image(values, *, mark=None, scale=None, clip=None, ink=False, hatched=None, edit=None) -> View:
     """A picture: grey (H, W), or colour (H, W, 3) with red, green and blue in 0..1 or 0..255.
 
     image(photo[0], mark="i")

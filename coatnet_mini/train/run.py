@@ -28,9 +28,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from tqdm import tqdm
 
-from coatnet_mini import checkpoint
-from coatnet_mini.data import normalize
-from coatnet_mini.model import create_model
+from coatnet_mini.checkpoint import load_weights, save_network
+from coatnet_mini.images import normalize
+from coatnet_mini.models import create_model
+from coatnet_mini.train import checkpoint
 from coatnet_mini.train.augment import Augment, mixup, one_hot
 from coatnet_mini.train.loading import IGNORED, Decoder, Loader, Share
 from coatnet_mini.train.log import FILE, Metrics
@@ -124,7 +125,7 @@ class Run:
         self.options = {"num_classes": len(self.classes), "image_size": recipe.image_size,
                         "in_channels": recipe.channels, **parsed(recipe.options)}  # fmt: skip
         model = create_model(recipe.model, **self.options, drop_path=drop_path_of(recipe))
-        if recipe.init_from and not checkpoint.load_weights(model, recipe.init_from):
+        if recipe.init_from and not load_weights(model, recipe.init_from):
             self.say(f"{recipe.init_from} has other classes: the classifier starts anew")
         self.config = replace(model.config, drop_path=0.0)  # a matter of training, not of use
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -351,7 +352,7 @@ class Run:
             training = {**self.about, "model": self.recipe.model, "options": self.options,
                         "classes": self.classes, "recipe": asdict(self.recipe),
                         "data_sha256": digests, "results": results}  # fmt: skip
-            checkpoint.save_network(self.folder / "network", weights, self.config, training)
+            save_network(self.folder / "network", weights, self.config, training)
         self.accelerator.end_training()
         return results
 
