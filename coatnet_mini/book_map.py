@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 
-from coatnet_mini.model import FAMILY, CoAtNetConfig
+from coatnet_mini.coatnet import FAMILY, CoAtNetConfig
 
 STAGES = ("S0", "S1", "S2", "S3", "S4")
 WHOLE = (*STAGES, "head")
@@ -228,7 +228,7 @@ class BookMap:
 
 def you_are_here(number: int | None = None) -> BookMap:
     """The map of CoAtNet-0 at 224×224 pixels, with the parts of chapter `number` lit."""
-    config = CoAtNetConfig.from_layout("CCTT", *FAMILY["coatnet_0"])
+    config = CoAtNetConfig(**FAMILY["coatnet_0"])
     return BookMap(None if number is None else chapter(number), config)
 
 

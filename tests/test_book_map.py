@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import sync_playwright
 
-from coatnet_mini import book_map
+from coatnet_mini import book_map, create_model
 from coatnet_mini.book_map import (
     CHAPTERS,
     PARTS,
@@ -22,7 +22,6 @@ from coatnet_mini.book_map import (
     part_words,
     you_are_here,
 )
-from coatnet_mini.model import create_model
 from tests import CHAPTERS as NOTEBOOKS
 from tests import ROOT
 from tests.sanitised import sanitised

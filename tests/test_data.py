@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
-from coatnet_mini.data import decode, digits, fit, normalize, shape_images
+from coatnet_mini.images import decode, digit_images, fit, normalize, shape_images
 from coatnet_mini.shapes import CLASSES, RELATIONS, SPLITS, positions, shapes
 from coatnet_mini.train.loading import (
     IGNORED,
@@ -41,7 +41,7 @@ def test_digits_are_scikit_learns_every_third_held_out():
     from sklearn.datasets import load_digits
 
     source = load_digits()
-    train, test = digits(8)
+    train, test = digit_images(8)
     assert (len(train), len(test)) == (1198, 599)
     assert train.classes == [str(n) for n in range(10)]
     expected = torch.from_numpy((source.images[2::3] * 255 / 16).round()).to(torch.uint8)
@@ -52,7 +52,7 @@ def test_digits_are_scikit_learns_every_third_held_out():
 
 
 def test_digits_are_enlarged_and_normalized():
-    train, _ = digits(16)
+    train, _ = digit_images(16)
     assert train.images.shape == (1198, 1, 16, 16) and train.images.dtype == torch.uint8
     x = normalize(train.images)
     assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
@@ -60,7 +60,7 @@ def test_digits_are_enlarged_and_normalized():
 
 def test_the_command_sees_the_digits_of_the_package():
     train, test = open_data(Recipe(channels=1))
-    for split, expected in zip((train, test), digits(16), strict=True):
+    for split, expected in zip((train, test), digit_images(16), strict=True):
         held = Loader(split, Decoder(16, 1, True), 1e9)
         assert torch.equal(held.images, expected.images)
         assert torch.equal(held.labels, expected.labels)

@@ -16,9 +16,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
-from coatnet_mini.checkpoint import load_network
-from coatnet_mini.data import digits, normalize
-from coatnet_mini.model import create_model
+from coatnet_mini import create_model
+from coatnet_mini.checkpoint import load, read_training
+from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.train import run as engine
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
@@ -73,8 +73,9 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     lines = train(tmp_path / "run", "--epochs", 2, "--evaluate-every", 50, "--ema", 0,
                   "--tensorboard")  # fmt: skip
     table = capsys.readouterr().out
-    model, training = load_network(tmp_path / "run" / "network")
-    _, test = digits(8)
+    folder = tmp_path / "run" / "network"
+    model, training = load(folder), read_training(folder)
+    _, test = digit_images(8)
     with torch.no_grad():
         accuracy = (model(normalize(test.images)).argmax(1) == test.labels).double().mean().item()
     results = training["results"]
@@ -89,7 +90,7 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     assert training["versions"]["scikit-learn"]
     pixels = test.images.numpy().tobytes() + test.labels.numpy().tobytes()
     assert training["data_sha256"]["test"] == hashlib.sha256(pixels).hexdigest()
-    assert type(model).from_pretrained(tmp_path / "run" / "network").config == model.config
+    assert model.config.num_classes == 10 and model.config.drop_path == 0
 
 
 def test_overfits_one_batch(tmp_path):
@@ -111,7 +112,7 @@ def test_bf16_channels_and_float16_storage(tmp_path):
     train(tmp_path, "--precision", "bf16", "--steps", 2, "--save-dtype", "float16")
     weights = network(tmp_path)
     assert {w.dtype for w in weights.values()} == {torch.float16, torch.int64}
-    model, _ = load_network(tmp_path / "network")
+    model = load(tmp_path / "network")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -264,7 +265,7 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path):
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a)
-    results = [load_network(tmp_path / name / "network")[1]["results"] for name in ("one", "two")]
+    results = [read_training(tmp_path / name / "network")["results"] for name in ("one", "two")]
     assert results[1]["processes"] == 2
     assert results[0]["accuracy"] == pytest.approx(results[1]["accuracy"], abs=1e-2)
 
@@ -306,10 +307,10 @@ def test_errors_in_one_line(tmp_path, capsys):
     images = write_folder(tmp_path / "images")
     cases = [
         (["--data", "./nowhere"], "data './nowhere' is not a folder"),
-        (["--init-from", tmp_path / "nowhere"], "is not a folder"),
-        (["--init-from", images], "holds no readable training.json"),
+        (["--init-from", tmp_path / "nowhere"], "is no folder, nor the name of a stored network"),
+        (["--init-from", images], "cannot read"),
         (["--init-from", broken], "cannot read"),
-        (["--init-from", pico, "--model", "coatnet_nano"], "a coatnet_pico that does not fit"),
+        (["--init-from", pico, "--model", "coatnet_nano"], "do not fit: stages."),
         (["--init-from", pico, "--channels", 3], "stages.S0.0.weight is (16, 1, 3, 3) there"),
         (["--model", "coatnet_9"], "unknown model 'coatnet_9'; choose from"),
         (["--options", "head=tan"], "head is 'tan'; choose from linear, tanh"),

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coatnet_mini.data import decode
+from coatnet_mini.images import decode
 from coatnet_mini.train.sources import Split
 
 IGNORED = -1  # the label of an image that could not be read: no part of loss or accuracy

@@ -6,7 +6,7 @@ The paper's values are those of its Table 10. What it leaves open is said at the
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from coatnet_mini.model import list_models
+from coatnet_mini.models import list_models
 
 PAPER_DROP_PATH = {"coatnet_0": 0.2, "coatnet_1": 0.3, "coatnet_2": 0.5, "coatnet_3": 0.7}
 
@@ -48,7 +48,7 @@ class Recipe:
 
     # ---- Network
     model: str = "coatnet_pico"
-    """A name of coatnet_mini.model.list_models()."""
+    """A name of coatnet_mini.list_models()."""
     image_size: int = 32
     """Height and width at which the network sees the images, in pixels."""
     channels: Literal[1, 3] = 3

@@ -29,8 +29,8 @@ from torch.distributed.checkpoint.state_dict import (
 from tqdm import tqdm
 
 from coatnet_mini.checkpoint import load_weights, save_network
-from coatnet_mini.data import normalize
-from coatnet_mini.model import create_model
+from coatnet_mini.images import normalize
+from coatnet_mini.models import create_model
 from coatnet_mini.train import checkpoint
 from coatnet_mini.train.augment import Augment, mixup, one_hot
 from coatnet_mini.train.loading import IGNORED, Decoder, Loader, Share

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 
-from coatnet_mini.data import raw_digits
+from coatnet_mini.images import raw_digits
 from coatnet_mini.shapes import CLASSES, shapes
 
 HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order of preference
