@@ -107,6 +107,10 @@ class Run:
         crop_from = round(size * SQUARE_OF_CROPS) if recipe.crop_scale < 1 else size
         self.train_data = self.loader(train, crop_from)
         self.test_data = self.loader(test, round(size / recipe.crop_ratio))
+        if self.train_data.size is not None and recipe.batch_size > self.train_data.size:
+            raise ValueError(
+                f"batch_size is {recipe.batch_size}, of {self.train_data.size:,} training images"
+            )
         self.steps = recipe.steps
         if recipe.steps is None:
             self.steps = max(1, round(recipe.epochs * self.train_data.size / recipe.batch_size))
@@ -230,7 +234,7 @@ class Run:
         path, state = found
         try:
             self.take_up(state)
-        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"checkpoint {path} does not fit this run: {reason}") from error
         self.say(f"resumed at step {self.step} of {self.steps}, from {path}")
