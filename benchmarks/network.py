@@ -59,7 +59,7 @@ def prepare(who: str, task: str, compiled: bool, device: str, batch: int):
     model = dict(zip(("timm", "ours"), create_pair(0), strict=True))[who]
     images = torch.randn(batch, 3, 224, 224)
     if task == "inference":
-        model = model.fuse() if who == "ours" else model
+        from coatnet_mini.cpu.fuse import fuse; model = fuse(model) if who == "ours" else model
         if device == "cuda":
             model, images = model.bfloat16(), images.bfloat16()
     # Channels-last is timm's best format too: three times as fast as its default on our CPU.

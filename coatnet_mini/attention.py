@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coatnet_mini.cpu.lean import biased_attention
-
 FORMS = ("pre", "post", "none")
 
 
@@ -117,11 +115,14 @@ def check_form(form: str) -> None:
 class MultiHeadAttention(nn.Module):
     """Multi-head self-attention, with or without a relative bias: x (B, N, D) → (B, N, D_out).
 
-    Appendix A.1 of the paper: heads of width `head_dim`, q·k scaled by head_dim^−0.5, one table of
-    biases per head and layer. Keys and values are as wide as the output.
+    Equations (2) and (3) of the paper, with the projections that its footnote 2 leaves out, and a
+    table of biases for each head (Appendix A.1) of each layer (Section 3). The scale head_dim^−0.5
+    on q·k, keys and values as wide as the output, and biases on every projection are the lineage's.
 
     Args:
-        dim: D, channels read. out_dim: channels written, by default D; a multiple of `head_dim`.
+        dim: D, channels read.
+        out_dim: D_out, channels written, by default D; a multiple of `head_dim`.
+        head_dim: d, channels per head; 32 to 128 in the paper (Tables 3, 11 and 12).
         grid: (H, W) for which the bias table is made. Only needed with a bias.
         relative_bias: "pre" or "post" (of the softmax), or "none".
     """
@@ -149,7 +150,6 @@ class MultiHeadAttention(nn.Module):
         else:
             H, W = grid
             self.relative_bias_table = nn.Parameter(torch.zeros(self.heads, 2 * H - 1, 2 * W - 1))
-        self._cache = None
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -161,11 +161,10 @@ class MultiHeadAttention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """x (B, N, D) → (B, N, D_out). grid: (H, W) of x, by default that of the table."""
         q, k, v = self.heads_of(x)  # each (B, heads, N, d)
-        bias = self.bias(grid)
-        if self.form == "pre":
-            y = biased_attention(q, k, v, bias, self.head_dim**-0.5)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v)
+        bias = self.bias(grid)  # (heads, N, N)
+        # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
+        mask = bias[None] if self.form == "pre" else None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # scales q·k by d^−0.5
         if self.form == "post":
             y = y + bias @ v
         return self.out(y.transpose(1, 2).flatten(2))
@@ -188,27 +187,12 @@ class MultiHeadAttention(nn.Module):
     def bias(self, grid: tuple[int, int] | None = None) -> Tensor | None:
         """The biases of all pairs of an H×W grid, (heads, N, N), or None.
 
-        A grid other than the table's reads the table resized. Without gradients, on a CPU, the
-        result is kept and used again for as long as the table holds the same values.
+        A grid other than the table's reads the table resized.
         """
-        table = self.relative_bias_table
-        if table is None:
+        if self.relative_bias_table is None:
             return None
-        grid = self.grid if grid is None else tuple(grid)
-        # Off the CPU the comparison below would wait for the device and cost more than it saves.
-        cacheable = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if not cacheable or table.device.type != "cpu":
-            return bias_matrix(resize_table(table, *grid), *grid)
-        if self._cache is None or self._cache[0] != grid or not torch.equal(self._cache[1], table):
-            self._cache = (grid, table.clone(), bias_matrix(resize_table(table, *grid), *grid))
-        return self._cache[2]
-
-    def train(self, mode: bool = True) -> "MultiHeadAttention":
-        self._cache = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_cache": None}  # copies and pickles carry the table only
+        H, W = self.grid if grid is None else grid
+        return bias_matrix(resize_table(self.relative_bias_table, H, W), H, W)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         key, mine = prefix + "relative_bias_table", self.relative_bias_table

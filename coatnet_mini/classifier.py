@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import init_weights
 from coatnet_mini.config import check_image_size
-from coatnet_mini.cpu.fuse import fuse
 
 
 class ImageClassifier(nn.Module, PyTorchModelHubMixin, library_name="coatnet_mini"):
@@ -49,10 +48,6 @@ class ImageClassifier(nn.Module, PyTorchModelHubMixin, library_name="coatnet_min
         new = nn.Linear(old.in_features, num_classes).to(old.weight)
         init_weights(new, self.config.init)
         self.head.classifier = new
-
-    def fuse(self) -> "ImageClassifier":
-        """A copy for inference, equal and faster; see the module `fuse`."""
-        return fuse(self)
 
     def check(self, images: Tensor) -> None:
         channels = self.config.in_channels

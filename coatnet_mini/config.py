@@ -4,10 +4,11 @@ from dataclasses import dataclass, fields
 from math import prod
 
 from coatnet_mini.attention import FORMS
-from coatnet_mini.blocks import DOWNSAMPLES, INITS, NORMS, POOLS, one_of
+from coatnet_mini.blocks import DOWNSAMPLES, INITS, POOLS, one_of
 
 KINDS = {"S": "convolutional stem", "P": "patch stem", "C": "MBConv", "T": "Transformer"}
 HEADS = ("linear", "tanh")
+NORMS = ("batch", "layer")
 
 
 @dataclass(frozen=True)
