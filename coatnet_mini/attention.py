@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from coatnet_mini.checks import one_of
+
 FORMS = ("pre", "post", "none")
 
 
@@ -35,6 +37,7 @@ def bias_matrix(table: Tensor, H: int, W: int) -> Tensor:
 
     Args:
         table: (..., 2H−1, 2W−1), one entry per offset.
+        H, W: height and width of the grid.
 
     Returns:
         (..., H·W, H·W), equal to `table.flatten(-2)[..., relative_index(H, W)]`.
@@ -55,6 +58,7 @@ def resize_table(table: Tensor, H: int, W: int) -> Tensor:
 
     Args:
         table: (heads, 2H₀−1, 2W₀−1).
+        H, W: height and width of the new grid.
 
     Returns:
         (heads, 2H−1, 2W−1); the table itself where it fits. The zero offset keeps its value.
@@ -66,7 +70,7 @@ def resize_table(table: Tensor, H: int, W: int) -> Tensor:
     size = (2 * H - 1, 2 * W - 1)
     if tuple(table.shape[-2:]) == size:
         return table
-    # Half-pixel centres, no antialiasing: what the lineage code's tf.image.resize does.
+    # Half-pixel centres, no antialiasing: what the lineage's tf.image.resize does.
     return F.interpolate(table[None], size, mode="bilinear", align_corners=False)[0]
 
 
@@ -80,7 +84,8 @@ def attention_weights(
     """The weight matrix of equations (2) and (3) of the paper.
 
     Args:
-        q: (..., N, d) queries. k: (..., M, d) keys, by default the queries (the paper's x_i·x_j).
+        q: (..., N, d) queries.
+        k: (..., M, d) keys, by default the queries (the paper's x_i·x_j).
         bias: (..., N, M), w_{i−j} spread over pairs, or None.
         form: "pre" adds the bias before the softmax, "post" after it, "none" ignores it.
         scale: factor on q·k; never on the bias.
@@ -88,7 +93,7 @@ def attention_weights(
     Returns:
         (..., N, M). Rows sum to 1, except for "post", where they sum to 1 + Σ_j w_{i−j}.
     """
-    check_form(form)
+    one_of("relative_bias", form, FORMS)
     logits = (q * scale) @ (q if k is None else k).transpose(-2, -1)
     if bias is None or form == "none":
         return logits.softmax(-1)
@@ -99,17 +104,13 @@ def relative_attention(x: Tensor, bias: Tensor | None = None, form: str = "pre")
     """The paper's bare attention, q = k = v = x: y_i = Σ_j W_ij x_j with `attention_weights`.
 
     Args:
-        x: (..., N, D). bias, form: as in `attention_weights`.
+        x: (..., N, D).
+        bias, form: as in `attention_weights`.
 
     Returns:
         (..., N, D)
     """
     return attention_weights(x, bias=bias, form=form) @ x
-
-
-def check_form(form: str) -> None:
-    if form not in FORMS:
-        raise ValueError(f"relative_bias is {form!r}; choose from {', '.join(FORMS)}")
 
 
 class MultiHeadAttention(nn.Module):
@@ -136,7 +137,7 @@ class MultiHeadAttention(nn.Module):
         relative_bias: str = "none",
     ):
         super().__init__()
-        check_form(relative_bias)
+        one_of("relative_bias", relative_bias, FORMS)
         out_dim = dim if out_dim is None else out_dim
         if out_dim % head_dim:
             raise ValueError(f"width {out_dim} is not a multiple of head_dim {head_dim}")
@@ -159,9 +160,13 @@ class MultiHeadAttention(nn.Module):
         return tuple((side + 1) // 2 for side in self.relative_bias_table.shape[1:])
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """x (B, N, D) → (B, N, D_out). grid: (H, W) of x, by default that of the table."""
+        """x (B, N, D) → (B, N, D_out).
+
+        Args:
+            grid: (H, W) of x, N = H·W; by default that of the table.
+        """
         q, k, v = self.heads_of(x)  # each (B, heads, N, d)
-        bias = self.bias(grid)  # (heads, N, N)
+        bias = self.bias(grid)  # (heads, N, N), or None
         # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
         mask = bias[None] if self.form == "pre" else None
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # scales q·k by d^−0.5

@@ -15,17 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
+from coatnet_mini.checks import check_fraction, one_of
 
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 DOWNSAMPLES = ("expand", "depthwise")
 INITS = ("fan", "normal")
-
-
-def one_of(option: str, value: str, allowed) -> str:
-    """value, if it is allowed; else a ValueError that says what is."""
-    if value not in allowed:
-        raise ValueError(f"{option} is {value!r}; choose from {', '.join(allowed)}")
-    return value
 
 
 def as_tokens(x: Tensor) -> Tensor:
@@ -82,8 +76,7 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, rate: float):
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop_path is {rate}; it must be at least 0 and below 1")
+        check_fraction("drop_path", rate, one=False)
         self.rate = rate
 
     def forward(self, residual: Tensor) -> Tensor:

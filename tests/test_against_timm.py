@@ -4,20 +4,11 @@ import pytest
 import torch
 
 from benchmarks.peers import load_timm
+from coatnet_mini import create_model
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import TransformerBlock
-from coatnet_mini.model import create_model
+from tests.helpers import count, difference
 from tests.timm_weights import TIMM_CHOICES, convert, create_pair
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-def difference(a, b):
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -85,7 +76,3 @@ def test_parameters_equal():
             ours = create_model(f"coatnet_{number}", **TIMM_CHOICES)
             peer = load_timm().create_model(f"coatnet_{number}_224")
             assert count(ours) == count(peer)
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from coatnet_mini import create_model, list_models
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.ceit import (
     ABLATIONS,
@@ -19,12 +20,13 @@ from coatnet_mini.ceit import (
     LeFF,
     LeFFBlock,
 )
-from coatnet_mini.checkpoint import load_weights
+from coatnet_mini.checkpoint import load, load_weights
 from coatnet_mini.cost import cost
-from coatnet_mini.model import create_model, list_models
+from coatnet_mini.cpu.fuse import fuse
 from coatnet_mini.probes import equivariance_error, reached_share, receptive_field
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.vit import ViT, ViTConfig
+from tests.helpers import count, difference, on_meta, shaken
 
 PARAMETERS = {  # channels of I2T: 32, 64
     "ceit_tiny": (6_253_832, 6_356_904),
@@ -43,35 +45,6 @@ TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_si
             i2t_channels=6)  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_seed_and_one_thread():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sharing such small tensors only costs time
-    yield
-    torch.set_num_threads(threads)
-
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_model(name, **options)
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
-def shaken(model):
-    """In float64 and evaluation mode, no zero or one left of what tensors start from."""
-    model = model.double().eval()
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2)
-        elif tensor.is_floating_point():
-            tensor.add_(0.3 * torch.randn_like(tensor))
-    return model
-
-
 def tiny(**options):
     return shaken(CeiT(CeiTConfig(**{**TINY, **options})))
 
@@ -83,11 +56,6 @@ def tiny_vit(**options):
 
 def images(*size, batch=2):
     return torch.randn(batch, 3, *(size or TINY["image_size"])).double()
-
-
-def difference(a, b):
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
 
 
 # Counts -----------------------------------------------------------------------------------
@@ -567,32 +535,6 @@ def test_replace_head_keeps_the_rest(make):
     assert torch.equal(model.encode(x)[1], before)
 
 
-@BOTH
-def test_save_and_load(make, tmp_path):
-    model, x = make().float(), images().float()
-    model.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
-    loaded = type(model).from_pretrained(tmp_path)
-    assert loaded.config == model.config and not loaded.training
-    assert torch.equal(loaded(x), model(x))
-    wide = images(32, 64).float()
-    resized = type(model).from_pretrained(tmp_path, image_size=(32, 64))
-    assert resized.embedding.positions.shape == (12, 4, 8)
-    assert torch.allclose(resized(wide), model(wide), atol=1e-6)
-    loaded.replace_head(3)
-    loaded.save_pretrained(tmp_path)
-    assert type(model).from_pretrained(tmp_path).config.num_classes == 3
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no config\.json beside"):
-        type(model).from_pretrained(tmp_path)
-
-
-def test_another_size_may_not_drop_a_part(tmp_path):
-    tiny().save_pretrained(tmp_path)
-    with pytest.raises(RuntimeError, match="lca"):
-        CeiT.from_pretrained(tmp_path, lca=False)
-
-
 def test_config_survives_json():
     config = CeiTConfig(**{**TINY, "i2t_convs": [[3, 2], [3, 2]], "i2t_pool": None})
     assert config.i2t_convs == ((3, 2), (3, 2)) and hash(config)
@@ -622,7 +564,7 @@ def test_low_precision(make):
 def test_fused_copies_compute_the_same(make):
     model, x = make().float(), images().float()
     with torch.no_grad():
-        assert difference(model.fuse()(x), model(x)) < 1e-4
+        assert difference(fuse(model)(x), model(x)) < 1e-4
 
 
 @BOTH
@@ -689,7 +631,7 @@ def test_training_starts_from_a_checkpoint_of_another_size(name, tmp_path):
     options = dict(in_channels=1, num_classes=10, image_size=(24, 40))
     model = create_model(name, **small, **options)
     assert load_weights(model, folder)
-    old = type(model).from_pretrained(folder)
+    old = load(folder)
     assert model.embedding.positions.shape == (16, 6, 10) != old.embedding.positions.shape
     x = torch.randn(2, 1, 24, 40)
-    assert torch.allclose(model.eval()(x), old.eval()(x), atol=1e-5)
+    assert torch.allclose(model.eval()(x), old(x), atol=1e-5)

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from coatnet_mini import create_model
 from coatnet_mini.cost import Cost, cost, cost_table
-from coatnet_mini.model import create_model
+from tests.helpers import on_meta
 
 GMACS = {  # size: name: (stride in the expansion, in the depthwise convolution)
     224: {
@@ -35,11 +36,6 @@ GMACS = {  # size: name: (stride in the expansion, in the depthwise convolution)
 }
 PAPER = {"coatnet_0": (4.2, 4.6), "coatnet_1": (8.4, 8.8), "coatnet_2": (15.7, 16.6),
          "coatnet_3": (34.7, None)}  # Tables 4 and 9, 224 pixels  # fmt: skip
-
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_model(name, **options)
 
 
 @pytest.mark.parametrize("size, name", [(s, n) for s in GMACS for n in GMACS[s]])

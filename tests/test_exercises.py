@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 
 from coatnet_mini.exercises import check, find, verdict
+from tests import CHAPTERS
 
 HERE = Path(__file__).parent
-CHAPTERS = sorted((HERE.parent / "chapters").glob("[0-9][0-9]_*.ipynb"))
 HEADING = re.compile(r"^### Exercise (\d+\.\d+) · \S.*$", re.M)
 EFFORT = re.compile(r"^difficulty [1-5] of 5 · \d+ min$", re.M | re.I)
 CHECK = re.compile(r'^check\("([^"]+)", (\w+)\)$', re.M)
@@ -49,10 +49,6 @@ PRINTED = [
 ]
 
 
-def chapter_module(number):
-    return find(number).reference.__module__.rsplit(".", 1)[-1]
-
-
 def wrong_answers():
     for path in sorted((HERE / "wrong_answers").glob("ch[0-9][0-9].py")):
         spec = importlib.util.spec_from_file_location(f"wrong_answers_{path.stem}", path)
@@ -65,14 +61,6 @@ def wrong_answers():
 
 WRONG = list(wrong_answers())
 EXERCISES = [find(p.id) for p in PRINTED]
-
-
-@pytest.fixture(autouse=True)
-def default_dtype():
-    """A chapter's import cell may choose a default dtype: it holds for that exercise alone."""
-    before = torch.get_default_dtype()
-    yield
-    torch.set_default_dtype(before)
 
 
 def function(source, name, imports):

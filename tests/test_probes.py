@@ -10,17 +10,9 @@ from torch import nn
 
 from coatnet_mini import probes
 
+pytestmark = pytest.mark.usefixtures("float64")
 H, W, D = 6, 8, 3
 ZERO = 1e-12
-
-
-@pytest.fixture(autouse=True)
-def double():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
 
 
 def images(b=2, d=D, h=H, w=W):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.peers import load_timm
+from coatnet_mini import create_model
 from coatnet_mini.blocks import StochasticDepth, as_tokens
-from coatnet_mini.model import create_model
 from coatnet_mini.vit import (
     EncoderBlock,
     TokenEmbedding,
@@ -19,6 +19,7 @@ from coatnet_mini.vit import (
     make_block,
     resize_positions,
 )
+from tests.helpers import count, difference, on_meta, shaken
 
 PARAMETERS = {"vit_tiny": 5_717_416, "vit_small": 22_050_664, "vit_base": 86_567_656}
 TIMM = {"vit_tiny": "deit_tiny", "vit_small": "deit_small", "vit_base": "deit_base"}
@@ -28,39 +29,8 @@ NAMES = {"patch_embed.proj": "stem", "norm1": "norm", "norm2": "mlp_norm", "attn
 TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_size=(32, 48))
 
 
-@pytest.fixture(autouse=True)
-def one_seed_and_one_thread():
-    torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sharing such small tensors only costs time
-    yield
-    torch.set_num_threads(threads)
-
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_model(name, **options)
-
-
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
 def tiny(**options):
-    """A small network in float64 with no zero or one left of what its parameters start from."""
-    model = ViT(ViTConfig(**{**TINY, **options})).double().eval()
-    return shaken(model)
-
-
-def shaken(model):
-    for p in model.parameters():
-        p.data += 0.3 * torch.randn_like(p)
-    return model
-
-
-def difference(a, b):
-    assert a.shape == b.shape
-    return (a - b).abs().max().item()
+    return shaken(ViT(ViTConfig(**{**TINY, **options})))
 
 
 # Equality with timm -----------------------------------------------------------------------
@@ -104,7 +74,7 @@ def test_logits_equal_timms(name):
 
 def small_pair():
     options = dict(img_size=32, patch_size=8, embed_dim=12, depth=3, num_heads=3, num_classes=5)
-    peer = shaken(load_timm().models.VisionTransformer(**options).double())
+    peer = shaken(load_timm().models.VisionTransformer(**options))
     ours = ViT(ViTConfig(**{**TINY, "image_size": 32})).double()
     ours.load_state_dict(convert(peer.state_dict(), (4, 4)))
     return peer, ours
@@ -171,7 +141,7 @@ def test_parameters_are_timms_and_the_published_ones(name):
 
 
 def test_embedding_by_a_loop():
-    embedding = shaken(TokenEmbedding(2, (2, 3)).double())
+    embedding = shaken(TokenEmbedding(2, (2, 3)))
     x = torch.randn(2, 2, 2, 3).double()
     tokens = embedding(x)
     assert tokens.shape == (2, 7, 2)
@@ -329,7 +299,7 @@ def test_the_ramp_of_stochastic_depth_reaches_the_full_rate():
 
 
 def test_both_residuals_are_dropped_separately():
-    block = shaken(make_block(ViTConfig(width=8, head_dim=4), 0.5).double()).train()
+    block = shaken(make_block(ViTConfig(width=8, head_dim=4), 0.5)).train()
     x = torch.randn(64, 3, 8).double()
     y = block(x)
     kept = copy.deepcopy(block).eval()

@@ -15,13 +15,7 @@ from coatnet_mini.weighted_sum import (
     weighted_sum,
 )
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def test_weighted_sum_is_the_double_sum():
