@@ -127,7 +127,8 @@ def test_both_arms_are_equally_strong():
 def test_the_classic_script_is_the_module_without_its_export():
     script = classic_script()
     assert "export " not in script
-    assert "const explorable = { render };" in script
+    assert "const explorable = (() => {" in script
+    assert "return { render };" in script
 
 
 def test_a_still_draws_every_kind_of_view():

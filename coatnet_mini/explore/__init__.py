@@ -2,6 +2,7 @@
 
 from coatnet_mini.explore.axes import axis, point
 from coatnet_mini.explore.guess import Guess, guess
+from coatnet_mini.explore.twin import drag, paint
 from coatnet_mini.explore.views import View, bars, heat, image, line, scalar
 from coatnet_mini.explore.widget import MIME, Explorable, explore
 
@@ -12,11 +13,13 @@ __all__ = [
     "View",
     "axis",
     "bars",
+    "drag",
     "explore",
     "guess",
     "heat",
     "image",
     "line",
+    "paint",
     "point",
     "scalar",
 ]

@@ -70,7 +70,7 @@ function reader(view, buffer) {
     },
     // As `print`, but at the ends of a clipped scale says that the number lies there or beyond.
     read(number) {
-      const half = mantissa / scale / 2;
+      const half = exact ? mantissa / scale / 2 : 0;
       const beyond = view.clip && view.kind === "heat" && (number >= view.clip[1] - half ? "≥ " : number <= view.clip[0] + half ? "≤ " : "");
       return (beyond || "") + this.print(number);
     },
@@ -397,7 +397,7 @@ function curves(view, figure, numbers) {
 
 // ---- a view: a picture that can be read by pointer and keys, and clicked where it is marked -----
 
-function figureOf(view, axes, figure, numbers, change, speak) {
+function figureOf(view, axes, figure, numbers, change, speak, tool) {
   make("figcaption", "", figure, view.name);
   if (view.kind === "scalar") {
     const value = make("output", "", figure);
@@ -418,7 +418,8 @@ function figureOf(view, axes, figure, numbers, change, speak) {
 
   stage.tabIndex = 0;
   stage.setAttribute("role", "img");
-  if (mark) stage.classList.add("cm-clickable");
+  if (mark || tool) stage.classList.add("cm-clickable");
+  tool?.controls(figure);
 
   const markAt = () => ({
     cell: [Math.floor(marked / columns), marked % columns], row: [marked, 0], column: [0, marked],
@@ -445,25 +446,42 @@ function figureOf(view, axes, figure, numbers, change, speak) {
   }
   function step(event) {
     const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    const chosen = mark && (event.key === "Enter" || event.key === " ");
+    const chosen = (mark || tool) && (event.key === "Enter" || event.key === " ");
     if (!move && !chosen) return;
     event.preventDefault();
     event.stopPropagation();
     const [row, column] = cursor ?? (mark ? markAt() : [0, 0]);
+    if (tool?.key(event, [row, column])) return;
     const [down, across] = move ?? [0, 0];
     cursor = [Math.max(0, Math.min(rows - 1, row + down)), Math.max(0, Math.min(columns - 1, column + across))];
-    if (chosen || axis?.point) pick();
-    if (axis?.point && mark.what === "cell") cursor = null; // the outline itself has moved
+    if (!tool && (chosen || axis?.point)) pick();
+    if (!tool && axis?.point && mark.what === "cell") cursor = null; // the outline itself has moved
     read();
     speak(`${axis?.point ? `${axis.label}: ` : ""}${note.textContent}`);
   }
   const leave = () => { cursor = null; read(); };
+  function edit(event) {
+    const area = stage.getBoundingClientRect();
+    const across = (event.clientX - area.left) / area.width;
+    const down = (event.clientY - area.top) / area.height;
+    tool.move({ down, across, rows, column: cursor[1] });
+  }
+  if (tool) {
+    stage.classList.add("cm-edited"); // a finger that moves here draws, and does not scroll
+    stage.addEventListener("pointerdown", (event) => {
+      stage.setPointerCapture(event.pointerId);
+      tool.start();
+      follow(event);
+      edit(event);
+    });
+  }
   stage.addEventListener("pointermove", (event) => {
     follow(event);
-    if (axis?.point && event.buttons & 1 && event.pointerType !== "touch") pick();
+    if (tool && event.buttons & 1) edit(event);
+    else if (!tool && axis?.point && event.buttons & 1 && event.pointerType !== "touch") pick();
   });
   stage.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
-  stage.addEventListener("click", (event) => { follow(event); if (mark) pick(); });
+  stage.addEventListener("click", (event) => { follow(event); if (mark && !tool) pick(); });
   stage.addEventListener("blur", leave);
   stage.addEventListener("keydown", step);
   stage.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -477,7 +495,7 @@ function figureOf(view, axes, figure, numbers, change, speak) {
     showMark(mark && picture.box(marked, mark.what));
     read();
     const range = values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
-    const keys = axis?.point ? `; the arrow keys move ${axis.label}` : "";
+    const keys = tool ? `; ${tool.hint}` : axis?.point ? `; the arrow keys move ${axis.label}` : "";
     stage.setAttribute("aria-label",
       `${view.name}, ${view.shape.join(" by ")}, ${numbers.print(range[0])} to ${numbers.print(range[1])}; ${words}${keys}`);
   };
@@ -539,12 +557,16 @@ async function render({ model, el }) {
   const go = (state) => { model.set("state", state); model.save_changes(); };
   const setters = spec.axes.map((axis, k) =>
     (axis.point ? pointed : axis.slider ? slider : choice)(axis, controls, (index) => change(k, index)));
-  const drawers = spec.views.map((view, k) =>
-    figureOf(view, spec.axes, frames[k], reader(view, buffer), change, (text) => { live.textContent = text; }));
+  const computed = spec.twin && computing(spec, model, buffer); // computing.js
+  const numbersOf = (view, k) =>
+    (computed ? { ...reader(view, buffer), at: computed.at(view, k) } : reader(view, buffer));
+  const drawers = spec.views.map((view, k) => figureOf(view, spec.axes, frames[k], numbersOf(view, k), change,
+    (text) => { live.textContent = text; }, computed?.tool(view)));
   let theme;
   const update = () => {
     const state = model.get("state");
-    const words = spec.axes.map((axis, k) => axisWords(axis, state[k])).join(", ");
+    const edited = computed ? computed.edited().map((what) => `${what} edited`) : [];
+    const words = [...spec.axes.map((axis, k) => axisWords(axis, state[k])), ...edited].join(", ");
     root.dataset.state = state.join(" ");
     setters.forEach((set, k) => set(state[k]));
     drawers.forEach((drawer) => drawer(state, words, theme));
@@ -563,13 +585,15 @@ async function render({ model, el }) {
   root.addEventListener("transitionend", (event) => { // of its colour, which takes a millisecond
     if (event.target === root && event.propertyName === "color") look();
   });
-  reset.addEventListener("click", () => go(spec.axes.map((axis) => axis.start)));
-  model.on("change:state", update);
+  reset.addEventListener("click", () => { computed?.reset(); go(spec.axes.map((axis) => axis.start)); });
+  const changed = computed ? computed.perFrame(update) : update;
+  model.on("change:state", changed);
+  if (computed) model.on("change:edits", changed);
   el.replaceChildren(root);
   look();
   size.observe(root);
   root.dataset.ready = "true";
-  return () => { model.off("change:state", update); size.disconnect(); };
+  return () => { model.off("change:state", changed); model.off("change:edits", changed); size.disconnect(); };
 }
 
 export default { render };

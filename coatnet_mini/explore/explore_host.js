@@ -56,6 +56,7 @@ function link(span) {
   const go = () => {
     const state = stateOf(spec, span.dataset.set, model.get("state"));
     const already = state.join() === model.get("state").join();
+    if (span.dataset.set.includes("reset")) model.set("edits", {}); // what a reader painted
     model.set("state", state);
     const area = box.getBoundingClientRect();
     const seen = area.top >= 0 && area.bottom <= innerHeight;

@@ -33,6 +33,7 @@ def make_spec(figure: Explorable) -> dict:
         "words": repr(figure),
         "axes": [axis_spec(a) for a in figure.axes],
         "views": views,
+        **figure.more_spec(packed),
         "data": packed.text(),
     }
 

@@ -24,6 +24,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
 from coatnet_mini.explore import MIME
+from coatnet_mini.explore.scripts import constant, module
 
 HERE = Path(__file__).parent
 SCRIPT, STYLE = "explore.js", "explore.css"
@@ -92,13 +93,10 @@ def figure(spec: str, still: list[nodes.Node]) -> list[nodes.Element]:
 
 
 def classic_script() -> str:
-    """explore.js and its host as one classic script: a module cannot be loaded from file://."""
-    module = (HERE / "explore.js").read_text(encoding="utf-8")
-    host = (HERE / "explore_host.js").read_text(encoding="utf-8")
-    body, exported, rest = module.partition("export default ")
-    if not exported or "export " in rest:
-        raise ValueError("explore.js must have one export, the default, at its end")
-    return f"(() => {{\n{body}const explorable = {rest}\n{host}}})();\n"
+    """The modules and their host as one classic script: none can be loaded from file://."""
+    parts = [constant(name) for name in ("operators", "twins", "computing")]
+    parts += [constant("explorable", module("explore")), module("explore_host")]
+    return f"(() => {{\n{''.join(parts)}}})();\n"
 
 
 def write_assets(app: Sphinx, error: Exception | None) -> None:

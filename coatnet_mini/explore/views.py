@@ -33,6 +33,7 @@ class View:
     clip: tuple[float, float] | None = None
     ink: bool = False
     hatched: np.ndarray | None = None  # (H, W) booleans; the mask, not its presence, may change
+    edit: str | None = None  # what the reader changes here, see explore/twin.py
 
     def fixed(self) -> tuple:
         """All that has to be the same in every state."""
@@ -54,6 +55,7 @@ def heat(
     hatched=None,
     x=None,
     y=None,
+    edit=None,
 ) -> View:
     """A heat map of a matrix (H, W): weights, scores, anything that is not a picture to look at.
 
@@ -72,16 +74,17 @@ def heat(
             there, and a number beyond is read as "≥ 0.2".
         hatched: (H, W) booleans: cells that are not compared, whose values (or NaN) are not shown.
         x, y: what runs across and down: a name, or a name with the number of each position.
+        edit: the `paint(...)` whose array this is, in a figure that computes in the page.
     """
     mark, labels, values = make_mark(mark, row, column), make_names(labels), make_array(values)
     (xname, x), (yname, y) = make_positions(x), make_positions(y)
     values, hatched = blank(values, hatched)
     values, clip = clipped(values, clip)
-    names = {"xname": xname, "yname": yname, "x": x, "y": y}
+    names = {"xname": xname, "yname": yname, "x": x, "y": y, "edit": edit}
     return View("heat", values, scale, signed, mark, labels, clip=clip, hatched=hatched, **names)
 
 
-def image(values, *, mark=None, scale=None, clip=None, ink=False, hatched=None) -> View:
+def image(values, *, mark=None, scale=None, clip=None, ink=False, hatched=None, edit=None) -> View:
     """A picture: grey (H, W), or colour (H, W, 3) with red, green and blue in 0..1 or 0..255.
 
     image(photo[0], mark="i")
@@ -89,22 +92,22 @@ def image(values, *, mark=None, scale=None, clip=None, ink=False, hatched=None) 
 
     `ink` turns a grey picture over: its largest value is black. `clip` fixes the values of black
     and white, which otherwise are the extremes over all states (of all views on one `scale`).
-    `mark` and `hatched` are those of `heat`.
+    `mark`, `hatched` and `edit` are those of `heat`.
     """
     values, hatched = blank(make_array(values), hatched)
     values, clip = clipped(values, clip)
-    mark = make_mark(mark)
-    return View("image", values, scale, False, mark, clip=clip, ink=bool(ink), hatched=hatched)
+    options = {"clip": clip, "ink": bool(ink), "hatched": hatched, "edit": edit}
+    return View("image", values, scale, False, make_mark(mark), **options)
 
 
-def bars(values, *, mark=None, scale=None, labels=None, x=None, y=None) -> View:
+def bars(values, *, mark=None, scale=None, labels=None, x=None, y=None, edit=None) -> View:
     """A bar for each entry of a vector (N,): `bars(w, x=("offset", [-1, 0, 1]), y="weight")`.
 
     `x` and `y` name the axes (with the number of each position, if not 0, 1, ...); the rest is as
-    in `heat`.
+    in `heat`; `edit` names a `drag(...)`.
     """
     (xname, x), (yname, _) = make_positions(x), make_positions(y)
-    names = {"xname": xname, "yname": yname, "x": x}
+    names = {"xname": xname, "yname": yname, "x": x, "edit": edit}
     return View(
         "bars", make_array(values), scale, None, make_mark(mark), make_names(labels), **names
     )

@@ -42,7 +42,7 @@ import traitlets
 
 from coatnet_mini.explore.axes import Axis, make_axes, option_text
 from coatnet_mini.explore.scales import STATE, all_limits, span
-from coatnet_mini.explore.spec import make_spec
+from coatnet_mini.explore.spec import Packed, make_spec
 from coatnet_mini.explore.still import still_png
 from coatnet_mini.explore.tables import Table, tabulate
 from coatnet_mini.explore.views import View, as_view, check_mark
@@ -68,6 +68,9 @@ def explore(
     title: str,
     *,
     caption: str = "",
+    twin: str | None = None,
+    constants: Mapping[str, Any] | None = None,
+    titles: Mapping[str, str] | None = None,
     **axes: Any,
 ) -> Explorable:
     """An explorable figure of `function` over every combination of the options of its `axes`.
@@ -84,12 +87,17 @@ def explore(
         axes: a list of numbers (a slider), a list of strings (named options), `axis(values,
             start=..., label=...)`, or `point(height, width)`, a position that the reader points at
             and that is no control.
+        twin, constants, titles: for a figure that computes in the page, see explore/twin.py.
 
     Raises:
         ValueError: in one line, for too many controls, panels or numbers, an empty or mixed axis,
             values that are not finite, shapes that change, a mark that points outside its view, a
             point that no view marks, or a table above 1 MB.
     """
+    if twin is not None:
+        from coatnet_mini.explore.twin import computed  # which builds on this module
+
+        return computed(function, title, caption, twin, constants or {}, titles or {}, axes)
     axes = make_axes(axes)
     states = list(itertools.product(*(range(len(a.values)) for a in axes)))
     if len(states) > MOST_STATES:
@@ -116,14 +124,19 @@ class Explorable(anywidget.AnyWidget):
     spec = traitlets.Unicode().tag(sync=True)
     state = traitlets.List(traitlets.Int()).tag(sync=True)
 
-    def __init__(self, title: str, caption: str, axes: list[Axis], views, tables, masks):
+    def __init__(self, title: str, caption: str, axes: list[Axis], views, tables, masks, seen=None):
+        # seen: the tables that the limits are to serve, where they are not all that is shipped
         self.title, self.caption, self.axes = title, caption, axes
         self.views: dict[str, View] = views
         self.tables: dict[str, Table] = tables
         self.masks: dict[str, Table] = masks
-        self.limits, self.signed = all_limits(views, tables)
+        self.limits, self.signed = all_limits(views, seen or tables)
         start = [a.start for a in axes]
         super().__init__(spec=json.dumps(make_spec(self), separators=(",", ":")), state=start)
+
+    def more_spec(self, packed: Packed) -> dict:
+        """What a figure that computes tells the page besides."""
+        return {}
 
     def __repr__(self) -> str:
         axes = ", ".join(a.words(a.start) for a in self.axes)
