@@ -46,6 +46,7 @@ chromium: .venv/installed
 
 lint: .venv/installed  ## code, notebooks, workflows, vendored files
 	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --check --quiet
 	@$(PY) -m check_jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/zizmor --offline --quiet .github/workflows
 	@$(PY) -m tools.vendor_browser_files --check

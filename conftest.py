@@ -22,7 +22,7 @@ def views(text: str) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
     """Each view's numbers, its limits, and how far they may be off, from a figure's MIME text."""
     spec = json.loads(text)
     raw = zlib.decompress(base64.b64decode(spec["data"]))
-    sizes = [len(axis["options"]) for axis in spec["axes"]]
+    sizes = [len(a["options"]) if "options" in a else math.prod(a["point"]) for a in spec["axes"]]
     found = {}
     for view in spec["views"]:
         table = view["table"]

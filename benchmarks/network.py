@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.memory import peak_of_child
+from coatnet_mini.cpu.fuse import fuse
 from tests.timm_weights import create_pair
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -59,7 +60,7 @@ def prepare(who: str, task: str, compiled: bool, device: str, batch: int):
     model = dict(zip(("timm", "ours"), create_pair(0), strict=True))[who]
     images = torch.randn(batch, 3, 224, 224)
     if task == "inference":
-        model = model.fuse() if who == "ours" else model
+        model = fuse(model) if who == "ours" else model
         if device == "cuda":
             model, images = model.bfloat16(), images.bfloat16()
     # Channels-last is timm's best format too: three times as fast as its default on our CPU.

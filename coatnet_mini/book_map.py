@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 
-from coatnet_mini.model import FAMILY, CoAtNetConfig
+from coatnet_mini.coatnet import FAMILY, CoAtNetConfig
 
 STAGES = ("S0", "S1", "S2", "S3", "S4")
 WHOLE = (*STAGES, "head")
@@ -97,25 +97,26 @@ PARTS_OF_THE_BOOK = {  # caption: its first and its last chapter
 KINDS = {"S": "convolution 3×3", "C": "MBConv", "T": "Transformer"}
 # Greys with alpha and the colour of the text around it: legible on any background.
 STYLE = """
-.cm-map { max-width: 46em; margin: 1em 0; font-size: .95rem; line-height: 1.3 }
-.cm-map-columns { display: grid; gap: .3em 1.5em;
+.book-map { max-width: 46em; margin: 1em 0; font-size: .95rem; line-height: 1.3 }
+.book-map-columns { display: grid; gap: .3em 1.5em;
   grid-template-columns: repeat(auto-fit, minmax(15.5em, 1fr)) }
-.cm-map p { margin: .3em 0 }
-.cm-map ol { list-style: none; margin: 0 0 .6em; padding: 0 }
-.cm-map li { display: flex; gap: .6em; align-items: center; min-height: 1.9em; margin: 3px 0;
+.book-map p { margin: .3em 0 }
+.book-map ol { list-style: none; margin: 0 0 .6em; padding: 0 }
+.book-map li { display: flex; gap: .6em; align-items: center; min-height: 1.9em; margin: 3px 0;
   padding: .1em .6em; border: 1px solid #8886; border-radius: 5px }
-.cm-map .cm-tower li { border-color: transparent; margin: 0; padding: 0 .6em 0 0; height: 52px }
-.cm-map .cm-around { border: 0 solid #888a; border-right-width: 2px; border-radius: 12px;
+.book-map .book-map-tower li { border-color: transparent; margin: 0; padding: 0 .6em 0 0;
+  height: 52px }
+.book-map .book-map-around { border: 0 solid #888a; border-right-width: 2px; border-radius: 12px;
   padding-right: 14px }
-.cm-map li.cm-here { border-color: #c8500a; background: #c8500a22; font-weight: 600 }
-.cm-map li span { flex: 1 }
-.cm-map a { color: inherit; text-decoration: underline; text-underline-offset: 2px }
-.cm-map a:hover { text-decoration-thickness: 2px }
-.cm-map small { font-size: .85em; font-weight: 400; white-space: nowrap }
-.cm-map svg { flex: none; width: 64px; height: 52px; overflow: visible; stroke: currentColor;
+.book-map li.book-map-here { border-color: #c8500a; background: #c8500a22; font-weight: 600 }
+.book-map li span { flex: 1 }
+.book-map a { color: inherit; text-decoration: underline; text-underline-offset: 2px }
+.book-map a:hover { text-decoration-thickness: 2px }
+.book-map small { font-size: .85em; font-weight: 400; white-space: nowrap }
+.book-map svg { flex: none; width: 64px; height: 52px; overflow: visible; stroke: currentColor;
   fill: none }
-.cm-map svg rect, .cm-map svg polygon { fill: #8883; stroke-linejoin: round }
-.cm-map .cm-here svg rect { fill: #c8500a88 }
+.book-map svg rect, .book-map svg polygon { fill: #8883; stroke-linejoin: round }
+.book-map .book-map-here svg rect { fill: #c8500a88 }
 """
 
 
@@ -185,36 +186,36 @@ class BookMap:
         """The drawing; `link` gives the address of a chapter, or None for plain text."""
 
         def items(kind: str, *parts: str) -> str:
-            return f'<ol class="{kind}">{"".join(self._item(part, link) for part in parts)}</ol>'
+            return f'<ol class="{kind}">{"".join(self.item(part, link) for part in parts)}</ol>'
 
         number = f' data-chapter="{self.here.number}"' if self.here else ""
         return (
-            f'<nav class="cm-map"{number} aria-label="Map of CoAtNet"><style>{STYLE}</style>\n'
+            f'<nav class="book-map"{number} aria-label="Map of CoAtNet"><style>{STYLE}</style>\n'
             f"<p>{html.escape(self.headline())}</p>\n"
-            f'<div class="cm-map-columns">\n<div><p><b>The network</b>, top to bottom</p>\n'
-            f"{items('cm-tower', *WHOLE)}\n<p><b>Every block</b></p>\n"
-            f"{items('cm-all', 'shortcut', 'halve')}</div>\n"
+            f'<div class="book-map-columns">\n<div><p><b>The network</b>, top to bottom</p>\n'
+            f"{items('book-map-tower', *WHOLE)}\n<p><b>Every block</b></p>\n"
+            f"{items('book-map-all', 'shortcut', 'halve')}</div>\n"
             f"<div><p><b>An MBConv</b> (S1, S2): a position reads 3×3 around it</p>\n"
-            f"{items('cm-around', *MBCONV)}\n"
+            f"{items('book-map-around', *MBCONV)}\n"
             f"<p><b>A Transformer block</b> (S3, S4): a position reads all</p>\n"
-            f"{items('cm-around', *ATTENTION)}\n{items('cm-around', 'ffn')}"
+            f"{items('book-map-around', *ATTENTION)}\n{items('book-map-around', 'ffn')}"
             f"</div>\n</div>\n</nav>"
         )
 
-    def _item(self, part: str, link: Callable[[Chapter], str | None]) -> str:
+    def item(self, part: str, link: Callable[[Chapter], str | None]) -> str:
         first, _, rest = part_words(self.config)[part].partition(" · ")
         name = f"<b>{part}</b> " if part in STAGES else ""
         about = explained_in(part)
         text = name + html.escape(first) + (f"<br><small>{rest}</small>" if rest else "")
         text += f" <small>[{about.number}]</small>"
-        address = link(about)
+        address = link(about) if about is not self.here else None
         if address is not None:
             title = html.escape(f"Chapter {about.name}")
             text = f'<a href="{html.escape(address)}" title="{title}">{text}</a>'
-        mark, kind = ("▶ ", ' class="cm-here"') if self.lit(part) else ("", "")
-        return f"<li{kind}>{self._picture(part)}<span>{mark}{text}</span></li>"
+        mark, kind = ("▶ ", ' class="book-map-here"') if self.lit(part) else ("", "")
+        return f"<li{kind}>{self.picture(part)}<span>{mark}{text}</span></li>"
 
-    def _picture(self, part: str) -> str:
+    def picture(self, part: str) -> str:
         """A stage as a slab: its side and its depth grow with the logs of positions and width."""
         if part not in STAGES:
             return ""
@@ -227,7 +228,7 @@ class BookMap:
 
 def you_are_here(number: int | None = None) -> BookMap:
     """The map of CoAtNet-0 at 224×224 pixels, with the parts of chapter `number` lit."""
-    config = CoAtNetConfig.from_layout("CCTT", *FAMILY["coatnet_0"])
+    config = CoAtNetConfig(**FAMILY["coatnet_0"])
     return BookMap(None if number is None else chapter(number), config)
 
 

@@ -13,7 +13,6 @@ same logits.
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 
 import torch
@@ -22,13 +21,13 @@ from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import MLP, as_grid, as_tokens
-from coatnet_mini.config import check_options, check_positive
+from coatnet_mini.checks import check_flags, check_positive, is_whole, short
 from coatnet_mini.vit import (
     EncoderBlock,
     TokenClassifier,
     TokenEmbedding,
     ViTConfig,
-    finish,
+    initialise,
     make_block,
     make_head,
     make_patches,
@@ -36,7 +35,7 @@ from coatnet_mini.vit import (
 
 __all__ = [
     "ABLATIONS",
-    "MODELS",
+    "FAMILY",
     "CeiT",
     "CeiTConfig",
     "ImageToTokens",
@@ -45,6 +44,8 @@ __all__ = [
     "LeFF",
     "LeFFBlock",
 ]
+
+MOST_CONVS, MOST_KERNEL = 10, 1000  # of I2T, pixels
 
 
 @dataclass(frozen=True)
@@ -76,25 +77,33 @@ class CeiTConfig(ViTConfig):
     last_leff: bool = True
 
     def __post_init__(self):
-        if not isinstance(self.i2t_convs, tuple | list):
-            raise ValueError(f"i2t_convs is {self.i2t_convs!r}; it must be a sequence of "
-                             "(kernel, stride)")  # fmt: skip
+        if not isinstance(self.i2t_convs, tuple | list) or len(self.i2t_convs) > MOST_CONVS:
+            raise ValueError(
+                f"i2t_convs is {short(self.i2t_convs)}; it must be a sequence of "
+                f"(kernel, stride), at most {MOST_CONVS}"
+            )
         # Lists are what a configuration read from JSON holds.
         convs = tuple(as_window("i2t_convs", window) for window in self.i2t_convs)
         object.__setattr__(self, "i2t_convs", convs)
         if self.i2t_pool is not None:
             object.__setattr__(self, "i2t_pool", as_window("i2t_pool", self.i2t_pool))
-        super().__post_init__()
-        check_positive(self, "i2t_channels")
-        if self.patch_size % self.i2t_stride:
-            raise ValueError(f"patch_size {self.patch_size} is not a multiple of the stride "
-                             f"{self.i2t_stride} of i2t_convs and i2t_pool")  # fmt: skip
+        check_positive("", self, "i2t_channels", "patch_size")
+        check_flags(self, "i2t_batch_norm", "leff_batch_norm", "lca", "last_leff")
         self.check_leff()
+        if self.patch_size % self.i2t_stride:
+            raise ValueError(
+                f"patch_size {self.patch_size} is not a multiple of the stride "
+                f"{self.i2t_stride} of i2t_convs and i2t_pool"
+            )
+        super().__post_init__()
 
     def check_leff(self) -> None:
         kernel = self.leff_kernel
-        if not isinstance(kernel, int) or kernel < 0 or (kernel and kernel % 2 == 0):
-            raise ValueError(f"leff_kernel is {kernel!r}; it must be odd, or 0 for ViT's MLP")
+        if not is_whole(kernel) or not 0 <= kernel < MOST_KERNEL or (kernel and kernel % 2 == 0):
+            raise ValueError(
+                f"leff_kernel is {short(kernel)}; it must be odd, or 0 for ViT's MLP, "
+                f"and below {MOST_KERNEL}"
+            )
         if not self.last_leff and not self.leff_kernel:
             raise ValueError("last_leff is False, but with leff_kernel 0 there is no LeFF to drop")
 
@@ -106,14 +115,33 @@ class CeiTConfig(ViTConfig):
         pool = 1 if self.i2t_pool is None else self.i2t_pool[1]
         return pool * prod(stride for _, stride in self.i2t_convs)
 
+    def sizes(self) -> dict[str, int]:
+        """What the network would hold, without biases and norms; see `CoAtNetConfig.sizes`."""
+        sizes, D, N = super().sizes(), self.width, prod(self.grid)
+        hidden, channels, (H, W) = self.expansion * D, self.in_channels, self.image_size
+        for kernel, stride in self.i2t_convs:
+            sizes["parameters"] += channels * self.i2t_channels * kernel**2
+            channels, H, W = self.i2t_channels, H // stride, W // stride
+            sizes["activations"] += 3 * channels * H * W
+        patch = self.patch_size // self.i2t_stride
+        sizes["parameters"] += (channels * patch**2 - self.in_channels * self.patch_size**2) * D
+        sizes["parameters"] += self.depth * hidden * self.leff_kernel**2
+        if self.leff_kernel:
+            sizes["activations"] += self.depth * N * (4 * hidden + D)
+        if self.lca:
+            sizes["parameters"] += (4 * D + 2 * hidden) * D
+        return sizes
+
 
 def as_window(name: str, value) -> tuple[int, int]:
     """(kernel, stride) of a window that keeps its place: the kernel is odd."""
     sides = tuple(value) if isinstance(value, tuple | list) else (value,)
-    positive = all(isinstance(side, int) and side > 0 for side in sides)
-    if len(sides) != 2 or not positive or sides[0] % 2 == 0:
-        raise ValueError(f"{name} has {value!r}; a window is (kernel, stride), both positive, "
-                         "the kernel odd")  # fmt: skip
+    good = len(sides) == 2 and all(is_whole(side) and 0 < side < MOST_KERNEL for side in sides)
+    if not good or sides[0] % 2 == 0:
+        raise ValueError(
+            f"{name} has {short(value)}; a window is (kernel, stride), both positive and below "
+            f"{MOST_KERNEL}, the kernel odd"
+        )
     return sides
 
 
@@ -125,8 +153,16 @@ class ImageToTokens(nn.Sequential):
         channels: of the features. convs, pool, batch_norm: see `CeiTConfig`.
     """
 
-    def __init__(self, in_channels: int, width: int, patch: int = 4, channels: int = 64,
-                 convs=((7, 2),), pool=(3, 2), batch_norm: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        patch: int = 4,
+        channels: int = 64,
+        convs=((7, 2),),
+        pool=(3, 2),
+        batch_norm: bool = True,
+    ):
         layers = OrderedDict()
         for n, (kernel, stride) in enumerate(convs, 1):
             layers[f"conv{n}"] = nn.Conv2d(
@@ -204,8 +240,9 @@ class LayerwiseClassAttention(nn.Module):
     include.
     """
 
-    def __init__(self, width: int, layers: int, head_dim: int = 64, expansion: int = 4,
-                 eps: float = 1e-6):  # fmt: skip
+    def __init__(
+        self, width: int, layers: int, head_dim: int = 64, expansion: int = 4, eps: float = 1e-6
+    ):
         super().__init__()
         self.layer_positions = nn.Parameter(torch.zeros(layers, width))
         self.norm = nn.LayerNorm(width, eps)
@@ -222,16 +259,18 @@ class LayerwiseClassAttention(nn.Module):
 class CeiT(TokenClassifier):
     """Images (B, C, H, W) → logits (B, classes)."""
 
+    Config = CeiTConfig
+
     def __init__(self, config: CeiTConfig):
         super().__init__(config)
         self.stem = make_stem(config)
         self.embedding = TokenEmbedding(config.width, config.grid)
         self.blocks = nn.ModuleList(make_blocks(config))
         if config.lca:
-            self.lca = LayerwiseClassAttention(config.width, config.depth, config.head_dim,
-                                               config.expansion, config.layer_norm_eps)  # fmt: skip
+            shape = (config.width, config.depth, config.head_dim, config.expansion)
+            self.lca = LayerwiseClassAttention(*shape, config.layer_norm_eps)
         self.head = make_head(config)
-        finish(self)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         class_tokens = self.encode(images)[1]  # (B, depth, D)
@@ -242,20 +281,18 @@ def make_stem(config: CeiTConfig) -> nn.Module:
     if not config.i2t_convs:
         return make_patches(config.in_channels, config.width, config.patch_size)
     patch = config.patch_size // config.i2t_stride
-    return ImageToTokens(config.in_channels, config.width, patch, config.i2t_channels,
-                         config.i2t_convs, config.i2t_pool, config.i2t_batch_norm)  # fmt: skip
+    features = (config.i2t_channels, config.i2t_convs, config.i2t_pool, config.i2t_batch_norm)
+    return ImageToTokens(config.in_channels, config.width, patch, *features)
 
 
 def make_blocks(config: CeiTConfig) -> list[EncoderBlock]:
     if not config.leff_kernel:
         return [make_block(config, rate) for rate in config.drop_path_rates]
-    blocks = []
+    blocks, leff = [], (config.expansion, config.leff_kernel, config.leff_batch_norm)
     for n, rate in enumerate(config.drop_path_rates, 1):
         dropped = n == config.depth and not config.last_leff
         # Without LeFF all tokens take the way of the class token.
-        mlp = nn.Identity() if dropped else LeFF(
-            config.width, config.expansion, config.leff_kernel, config.leff_batch_norm
-        )  # fmt: skip
+        mlp = nn.Identity() if dropped else LeFF(config.width, *leff)
         attention = MultiHeadAttention(config.width, head_dim=config.head_dim)
         blocks.append(LeFFBlock(config.width, attention, mlp, config.layer_norm_eps, rate))
     return blocks
@@ -266,9 +303,16 @@ FAMILY = {
     "ceit_small": dict(width=384),
     "ceit_base": dict(width=768),
     # Ours, for 32×32 images: 0.87 of coatnet_pico's parameters, 1.17 of its multiply-adds.
-    "ceit_pico": dict(width=96, depth=4, head_dim=32, patch_size=4, image_size=32,
-                      i2t_channels=16, i2t_convs=((3, 1),)),
-}  # fmt: skip
+    "ceit_pico": dict(
+        width=96,
+        depth=4,
+        head_dim=32,
+        patch_size=4,
+        image_size=32,
+        i2t_channels=16,
+        i2t_convs=((3, 1),),
+    ),
+}
 
 DEIT = dict(i2t_convs=(), leff_kernel=0, lca=False)  # all three parts off
 PLAIN = dict(i2t_pool=None, i2t_batch_norm=False)
@@ -290,12 +334,3 @@ ABLATIONS = {
         "LCA": dict(lca=True),
     }.items()
 }
-
-
-def ceit(name: str, **options) -> CeiT:
-    """The member `name`, with `options` of CeiTConfig in place of its defaults."""
-    check_options(CeiTConfig, options)
-    return CeiT(CeiTConfig(**{**FAMILY[name], **options}))
-
-
-MODELS = {name: partial(ceit, name) for name in FAMILY}

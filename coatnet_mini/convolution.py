@@ -4,10 +4,16 @@ Equation (1) of arXiv 2106.04803 is y_i = Σ_{j∈L(i)} w_{i−j} ⊙ x_j: every
 and ⊙ multiplies channel by channel. All four functions take `weight` indexed by j − i, as `conv2d`
 does; the equation's w is `weight.flip(-2, -1)`.
 
-x: (B, D, H, W), floating. weight: (D, k_h, k_w) of the same dtype. padding: "zero", "circular" or
-"none", see `weighted_sum.convolution_matrix`; stride and dilation: whole numbers, 1 or more, the
-same on both axes. Returns (B, D, H', W') of x's dtype, with H' = H and W' = W for stride 1 unless
-padding is "none". All four raise the same one-line errors, from `pad`.
+Args (of all four):
+    x: (B, D, H, W), floating. weight: (D, k_h, k_w) of the same dtype.
+    padding: "zero", "circular" or "none", see `weighted_sum.convolution_matrix`.
+    stride, dilation: whole numbers, 1 or more, the same on both axes.
+
+Returns:
+    (B, D, H', W') of x's dtype, with H' = H and W' = W for stride 1 unless padding is "none".
+
+Raises:
+    ValueError, TypeError: the same lines from all four, see `pad`.
 """
 
 import math
@@ -31,7 +37,7 @@ def depthwise_loop(
 ) -> Tensor:
     """The specification: for every output position, a loop over the taps of the kernel."""
     x = pad(x, weight, padding, stride, dilation)
-    height, width = _output_size(x, weight, stride, dilation)
+    height, width = output_size(x, weight, stride, dilation)
     y = x.new_zeros(*x.shape[:2], height, width)
     for row in range(height):
         for column in range(width):
@@ -48,7 +54,7 @@ def depthwise_unfold(
     """All neighbourhoods side by side as columns, then one product and sum over the taps."""
     x = pad(x, weight, padding, stride, dilation)
     B, D = x.shape[:2]
-    size = _output_size(x, weight, stride, dilation)
+    size = output_size(x, weight, stride, dilation)
     columns = F.unfold(x, weight.shape[-2:], dilation=dilation, stride=stride)  # (B, D·k·k, N)
     columns = columns.view(B, D, weight[0].numel(), math.prod(size))  # (B, D, k·k, N)
     y = torch.einsum("dk,bdkn->bdn", weight.flatten(1), columns)
@@ -64,7 +70,7 @@ def depthwise_matrix(
         weight, x.shape[-2:], padding=padding, stride=stride, dilation=dilation
     )  # (D, N', N)
     y = weighted_sum(W, x.flatten(2).mT, per_channel=True)  # (B, N', D)
-    return y.mT.reshape(*x.shape[:2], *_output_size(padded, weight, stride, dilation))
+    return y.mT.reshape(*x.shape[:2], *output_size(padded, weight, stride, dilation))
 
 
 def depthwise_conv2d(
@@ -90,7 +96,7 @@ def pad(x: Tensor, weight: Tensor, padding: str, stride: int, dilation: int) -> 
     return F.pad(x, (columns, columns, rows, rows), mode=mode)
 
 
-def _output_size(padded: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[int, int]:
+def output_size(padded: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[int, int]:
     """(H', W') of the output, from the padded input."""
     lengths = zip(padded.shape[-2:], weight.shape[-2:], strict=True)
     height, width = (output_length(n, k, stride, dilation) for n, k in lengths)

@@ -13,19 +13,24 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from coatnet_mini.attention import MultiHeadAttention
-from coatnet_mini.config import pair
+from coatnet_mini.checks import pair
 
 
 @dataclass(frozen=True)
 class Cost:
     """The cost of one part of a network; all but `parameters` for one forward pass of a batch.
 
-    parameters: trainable ones. multiply_adds: of convolutions and matrix products, q·k and A·v
-    included; normalisation, softmax and activations, which the paper's FLOPs count too, are not.
-    activation_bytes: written by the part's layers; the sums of residuals and the product with a
-    gate, which compiled code does not store, are left out. attention_bytes: the attention
-    matrices, heads·N² each, were they written out; fused attention does not store them.
-    attention_multiply_adds: those of q·k and A·v, which some papers' FLOPs (CeiT's) leave out.
+    Args:
+        name, output: the part, and the shape that it returns.
+        parameters: trainable ones.
+        multiply_adds: of convolutions and matrix products, q·k and A·v included; of norms, softmax
+            and activations not. The FLOPs that the CoAtNet paper prints are 1 to 4 % higher.
+        activation_bytes: written by the part's layers; the sums of residuals and the product with
+            a gate, which compiled code does not store, are left out.
+        attention_bytes: the attention matrices, heads·N² each, were they written out; fused
+            attention does not store them.
+        attention_multiply_adds: those of q·k and A·v; the FLOPs printed for CeiT-T and CeiT-S fit
+            only without them.
     """
 
     name: str
@@ -56,6 +61,9 @@ def cost(model: nn.Module, image_size=None, batch: int = 1) -> list[Cost]:
     Args:
         model: any network with a `config` that has `in_channels` and `image_size`, on any device.
         image_size: an int or (H, W), by default the model's own.
+
+    Raises:
+        ValueError: the strides do not divide the size.
     """
     size = pair(model.config.image_size if image_size is None else image_size)
     parts, was_training = parts_of(model), model.training
@@ -69,11 +77,11 @@ def cost(model: nn.Module, image_size=None, batch: int = 1) -> list[Cost]:
         for path, operations in counter.get_flop_counts().items()
     }
     paths = {module: path for path, module in model.named_modules()}
-    rows = [
-        Cost(name, seen[name].output, parameters(part), counts.get(paths[part], 0),
-             seen[name].written, seen[name].attended, seen[name].products)
-        for name, part in parts.items()
-    ]  # fmt: skip
+    rows = []
+    for name, part in parts.items():
+        s = seen[name]
+        counted = (parameters(part), counts.get(paths[part], 0))
+        rows.append(Cost(name, s.output, *counted, s.written, s.attended, s.products))
     return [*rows, total(model, rows, counter.get_total_flops() // 2)]
 
 

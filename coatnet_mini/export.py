@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
-from coatnet_mini.checkpoint import load_network
-from coatnet_mini.train.log import table
+from coatnet_mini.checkpoint import load
 
 TOLERANCE = 1e-4  # of the logits, relative to the largest
 ENDINGS = (".onnx", ".pt2")
@@ -45,8 +44,9 @@ def export(model: nn.Module, example: Tensor, path: Path) -> float:
         write(model.eval(), example, unfinished)
         difference = compare(model, read(unfinished), example)
         if not difference <= TOLERANCE:
-            raise ValueError(f"the exported logits are off by {difference:.1e}; {TOLERANCE} is "
-                             "the most")  # fmt: skip
+            raise ValueError(
+                f"the exported logits are off by {difference:.1e}; {TOLERANCE} is the most"
+            )
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -70,8 +70,8 @@ def read_pt2(path: Path) -> Callable[[Tensor], Tensor]:
 def write_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     traced = program(written_out(model), example)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of libraries not needed
-    exported = torch.onnx.export(traced, input_names=["images"], output_names=["logits"],
-                                 dynamo=True, verbose=False)  # fmt: skip
+    names = dict(input_names=["images"], output_names=["logits"])
+    exported = torch.onnx.export(traced, **names, dynamo=True, verbose=False)
     exported.save(path)
 
 
@@ -102,24 +102,26 @@ def compare(model: nn.Module, other: Callable[[Tensor], Tensor], example: Tensor
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m coatnet_mini.export", description=__doc__)
-    parser.add_argument("checkpoint", help="the folder of a trained network")
+    parser.add_argument("checkpoint", help="the folder of a stored network, or its name")
     parser.add_argument("file", type=Path, help="what to write: *.onnx or *.pt2")
     options = parser.parse_args(arguments)
     try:
-        model, training = load_network(options.checkpoint)
-        channels, size = training["options"]["in_channels"], training["options"]["image_size"]
-        example = torch.rand(4, channels, size, size, generator=torch.manual_seed(0)) * 2 - 1
+        model = load(options.checkpoint)
+        shape = (model.config.in_channels, *model.config.image_size)
+        example = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
         difference = export(model, example, options.file)
     except ModuleNotFoundError as error:
-        print(f"error: {error.name} is not installed; pip install 'coatnet-mini[export]'",
-              file=sys.stderr)  # fmt: skip
+        hint = "pip install 'coatnet-mini[export]'"
+        print(f"error: {error.name} is not installed; {hint}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    print(table({"network": training["model"], "input": f"(batch, {channels}, {size}, {size})",
-                 "logits": f"within {difference:.1e} of the network's",
-                 "stored in": str(options.file)}))  # fmt: skip
+    sides = ", ".join(map(str, shape))
+    print(
+        f"{options.file}: a {type(model).__name__} for images (batch, {sides}), its logits "
+        f"within {difference:.1e} of the network's"
+    )
     return 0
 
 

@@ -1,8 +1,11 @@
 """The figure style of the book: one call, `use_style()`, and the few drawings that chapters share.
 
-Weights that are never negative are drawn in `SEQUENTIAL`; signed values in `DIVERGING`, which is
-always centred on zero. Panels that are to be compared share their limits. Small maps carry their
-numbers, so that no reader depends on colour.
+One palette for one thing, in these plots and in explorable figures alike. A picture is grey. A
+weight is blue, the darker the larger; zero is the page. A negative value is orange: `DIVERGING`
+is `SEQUENTIAL` with a second arm, always centred on zero. `MARK` frames the query. The colours
+rise quickly: 15 % of full scale stands out from zero with a contrast of 3:1 (WCAG's bound for
+graphics), on white and, in explorable figures, on a dark page. Panels that are to be compared
+share their limits. Small maps carry their numbers, so that no reader depends on colour.
 """
 
 from collections.abc import Mapping
@@ -10,18 +13,28 @@ from collections.abc import Mapping
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-SEQUENTIAL = "viridis"
-DIVERGING = "RdBu_r"
+# Nine colours from zero to full scale, one each for (k / 8)² of it. Their contrast with zero is
+# 10 ** (k / 8) ** 0.73, so both arms are equally strong; explore.js holds the same lists.
+RAMPS = {
+    "light +": "#ffffff #aaceea #7fb0da #5c98d0 #3f83c7 #256fc1 #175cb7 #184ca5 #183c93",
+    "light -": "#ffffff #e4c4a5 #d1a278 #c48552 #b76d36 #ac5718 #9c4507 #8b3502 #782804",
+    "dark +": "#121212 #283a59 #2e507f #2e64a0 #3177b8 #318bd0 #3c9fe1 #5ab3ea #78c6f3",
+    "dark -": "#121212 #523225 #71442b #8d542d #a5642f #bb752f #cf8836 #dd9d4b #ecb360",
+}
+SEQUENTIAL = "weights"
+DIVERGING = "signed"
 WIDTH = 6.4  # inches; the text column of the site
-MARK = "#d62728"  # the frame around "position i"
+MARK = "#d6006e"  # the frame around the query, "position i"
 INK = "#3f7fbf"  # bars and the first curve
+BELOW = "#b76d36"  # bars below zero
 LINES = ("-", "--", ":", "-.")  # curves differ in dash, not only in colour
 
 STYLE = {
@@ -45,6 +58,24 @@ STYLE = {
     "image.interpolation": "nearest",
     "lines.linewidth": 2.0,
 }
+
+
+def ramp(sign: str = "+", theme: str = "light") -> np.ndarray:
+    """(256, 3) colours in 0..1 from zero to full scale, in even steps of the value."""
+    anchors = np.array([to_rgb(colour) for colour in RAMPS[f"{theme} {sign}"].split()])
+    place = np.sqrt(np.linspace(0, 1, 256)) * (len(anchors) - 1)
+    return np.stack([np.interp(place, range(len(anchors)), channel) for channel in anchors.T], 1)
+
+
+def register_palettes() -> None:
+    """Make `SEQUENTIAL` and `DIVERGING` known to matplotlib by name."""
+    positive, negative = ramp(), ramp("-")
+    both = np.concatenate([negative[:0:-1], positive])  # 511 colours, zero in the middle
+    mpl.colormaps.register(ListedColormap(positive, SEQUENTIAL), force=True)
+    mpl.colormaps.register(ListedColormap(both, DIVERGING), force=True)
+
+
+register_palettes()
 
 
 def use_style() -> None:
@@ -98,10 +129,7 @@ def heatmap(
     if max(matrix.shape) <= 5 if values is None else values:
         _write_values(ax, matrix, image)
     if mark is not None:
-        row, column = mark
-        ax.add_patch(
-            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=MARK, lw=2.0, clip_on=False)
-        )
+        outline(ax, mark[1], mark[0])
     for axis, length in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
         axis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 4, 5, 8, 10]))
         if length <= 7:
@@ -155,26 +183,45 @@ def heatmaps(
     return figure
 
 
-def picture(ax: Axes, image, *, title: str = "", mark: tuple[int, int] | None = None) -> AxesImage:
-    """Draw `image`, (H, W) or (3, H, W) or (H, W, 3) in 0..1, without ticks; frame `mark`."""
+def picture(
+    ax: Axes,
+    image,
+    *,
+    title: str = "",
+    mark: tuple[int, int] | None = None,
+    ink: bool = False,
+) -> AxesImage:
+    """Draw `image`, (H, W) or (3, H, W) or (H, W, 3) in 0..1, without ticks; frame `mark`.
+
+    ink: a value says how much ink there is: 0 is white paper, 1 black (a digit, for one).
+    """
     image = _array(image)
     if image.ndim == 3 and image.shape[0] == 3:
         image = np.moveaxis(image, 0, 2)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f"an image is (H, W), (3, H, W) or (H, W, 3), got shape {image.shape}")
-    drawn = ax.imshow(image.clip(0, 1), cmap="gray", vmin=0, vmax=1)
+    drawn = ax.imshow(image.clip(0, 1), cmap="gray_r" if ink else "gray", vmin=0, vmax=1)
     if mark is not None:
-        row, column = mark
-        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=MARK, lw=2.0))
+        outline(ax, mark[1], mark[0])
     ax.set(title=title, xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
     return drawn
 
 
+def outline(ax: Axes, x: float, y: float, width: float = 1, height: float = 1) -> None:
+    """Frame cells of a picture or map as the query is framed everywhere: on white, in `MARK`.
+
+    x, y: the column and row of the upper left cell; width, height: in cells.
+    """
+    on_white = [withStroke(linewidth=4, foreground="white")]
+    box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=MARK, lw=2, clip_on=False)
+    ax.add_patch(box).set_path_effects(on_white)
+
+
 def _array(values) -> np.ndarray:
     """Tensor, array or nested list to a NumPy array of floats, cut from any graph or device."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
+    if hasattr(values, "detach"):  # a tensor; torch is not imported for it
+        values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=float)
 
 

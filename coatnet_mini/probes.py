@@ -1,8 +1,8 @@
 """Measurements that take any callable: a function, a layer, a whole network.
 
-Equivariance under shifts   translate, equivariance_error, equivariance_map, equivariance_curve
-Receptive field by gradient receptive_field, mass_radius, reached_share
-Weights that read the input weight_dependence
+    Equivariance under shifts    translate, equivariance_error, equivariance_map, equivariance_curve
+    Receptive field by gradient  receptive_field, mass_radius, reached_share
+    Weights that read the input  weight_dependence
 
 `x` is a batch of images (B, D, H, W), or, with `grid=(H, W)`, positions in row-major order
 (..., N, D) with N = H·W. The output has the same form on its own, perhaps coarser, grid (h, w),
@@ -28,14 +28,20 @@ from torch import nn
 def translate(x, shift, *, fill="wrap", grid=None):
     """T: move the content of `x` down by dy and right by dx, (Tx)[r, c] = x[r − dy, c − dx].
 
-    x      (B, D, H, W) images, or (..., N, D) with `grid=(H, W)`; the result has the same shape.
-    shift  (dy, dx) integers, either sign, |dy| < H and |dx| < W; an int s means (0, s).
-    fill   "wrap": what leaves on one side enters on the other (a torus); "zeros": zeros enter.
-    ValueError for another rank, a shift as large as the image, or an unknown fill.
+    Args:
+        x: (B, D, H, W) images, or (..., N, D) with `grid=(H, W)`.
+        shift: (dy, dx) integers, either sign, |dy| < H and |dx| < W; an int s means (0, s).
+        fill: "wrap": what leaves on one side enters on the other (a torus); "zeros": zeros enter.
+
+    Returns:
+        The shape and type of x.
+
+    Raises:
+        ValueError: another rank, a shift as large as the image, or an unknown fill.
     """
-    dy, dx = _shift(shift, _input_size(x, grid))
-    _check_fill(fill)
-    return _from_images(_translate(_to_images(x, grid), dy, dx, fill), grid)
+    dy, dx = as_shift(shift, input_size(x, grid))
+    check_fill(fill)
+    return from_images(moved_by(to_images(x, grid), dy, dx, fill), grid)
 
 
 def equivariance_error(function, x, shift, *, fill="wrap", margin=None, stride=None, grid=None):
@@ -46,18 +52,23 @@ def equivariance_error(function, x, shift, *, fill="wrap", margin=None, stride=N
     both alike). 0/0 is 0, d/0 is inf. A large constant in f(x) lowers the number: subtract it
     first when that matters.
 
-    function, x, shift, fill   see `translate`; T acts on input and output.
-    margin  None: compare everywhere (a torus; fill="wrap" only, with "zeros" it means 0).
-            m: compare only outputs p whose own place and origin p − s both lie at least m outputs
+    Outputs without a grid ((B, K), or h = w = 1) stay where they are: invariance.
+
+    Args:
+        function: x → f(x), see above.
+        x, shift, fill: as in `translate`; T acts on input and output.
+        margin: None compares everywhere (a torus; fill="wrap" only, with "zeros" it means 0). m
+            compares only outputs p whose own place and origin p − s both lie at least m outputs
             inside the grid, and which hold no pixel that has entered: "away from the border".
-    stride  input positions per output position, int or pair; None: H/h and W/w, if whole.
+        stride: input positions per output position, int or pair; None: H/h and W/w, if whole.
             A valid convolution (8 → 6) needs stride=1 and a margin, as its output is no torus.
             A shift by s in x is one by s/stride in f(x). Where that is not whole, T f(x) uses the
             nearest whole shift, halves towards zero: the error that is left is aliasing.
-            Outputs without a grid ((B, K), or h = w = 1) stay where they are: invariance.
-    ValueError, one line, for bad input, a non-finite output or nothing left to compare.
+
+    Raises:
+        ValueError: bad input, a non-finite output or nothing left to compare; one line.
     """
-    return _rms(_error_maps(function, x, [shift], fill, margin, stride, grid)[0])
+    return root_mean_square(error_maps(function, x, [shift], fill, margin, stride, grid)[0])
 
 
 def equivariance_map(function, x, shift, *, fill="wrap", margin=None, stride=None, grid=None):
@@ -66,17 +77,19 @@ def equivariance_map(function, x, shift, *, fill="wrap", margin=None, stride=Non
     e_p = ‖f(Tx)_p − (T f(x))_p‖ / sqrt(mean_q ‖(T f(x))_q‖²), norms over batch and channels, q over
     the compared positions; the root mean square of e over them is `equivariance_error`.
     NaN marks positions that are not compared (none when `margin` is None and fill="wrap").
+    Arguments and errors as in `equivariance_error`.
     """
-    return _error_maps(function, x, [shift], fill, margin, stride, grid)[0]
+    return error_maps(function, x, [shift], fill, margin, stride, grid)[0]
 
 
 def equivariance_curve(function, x, shifts, *, fill="wrap", margin=None, stride=None, grid=None):
     """`equivariance_error` for each of `shifts` (ints s = (0, s), or pairs), shape (len(shifts),).
 
-    f(x) is computed once. With a margin, larger shifts leave fewer positions to compare.
+    f(x) is computed once. With a margin, larger shifts leave fewer positions to compare. Other
+    arguments and errors as in `equivariance_error`.
     """
-    maps = _error_maps(function, x, list(shifts), fill, margin, stride, grid)
-    return torch.tensor([_rms(m) for m in maps], dtype=torch.float64)
+    maps = error_maps(function, x, list(shifts), fill, margin, stride, grid)
+    return torch.tensor([root_mean_square(m) for m in maps], dtype=torch.float64)
 
 
 @torch.inference_mode(False)  # a caller's no_grad would leave nothing to differentiate
@@ -88,20 +101,24 @@ def receptive_field(function, x, position=None, *, directions=16, seed=0, grid=N
     averaged over the batch: pass a batch of random inputs for the *effective* receptive field
     (Luo et al. 2016). For one channel and one image it is |∂y_i/∂x_j| itself.
 
-    position    (row, column) on the output grid, or its row-major index; None: (h // 2, w // 2).
-    directions  backward passes. With no more output channels than that the norm is exact; otherwise
-                its square is estimated without bias from this many random ± combinations.
     f must not mix images of a batch (or whatever stands before N in (..., N, D)). If f does not
     depend on x, the picture is zeros.
-    ValueError if the output depends on x but carries no gradient (no_grad or detach inside).
+
+    Args:
+        position: (row, column) on the output grid, or its row-major index; None: (h // 2, w // 2).
+        directions: backward passes. With no more output channels than that the norm is exact;
+            otherwise its square is estimated without bias from this many random ± combinations.
+
+    Raises:
+        ValueError: the output depends on x but carries no gradient (no_grad or detach inside).
     """
-    size = _input_size(x, grid)
-    _check_directions(directions)
-    leaf, y = _with_gradient(function, x)
-    y = _output_images(y, x, size, None, grid)  # (..., D', h, w)
-    row, column = _position(position, y.shape[-2:])
-    squares = _squared_jacobian(y[..., row, column], leaf, directions, seed)
-    squares = _to_images(squares, grid).sum(-3)  # (..., H, W)
+    size = input_size(x, grid)
+    check_directions(directions)
+    leaf, y = with_gradient(function, x)
+    y = output_images(y, x, size, None, grid)  # (..., D', h, w)
+    row, column = as_position(position, y.shape[-2:])
+    squares = squared_jacobian(y[..., row, column], leaf, directions, seed)
+    squares = to_images(squares, grid).sum(-3)  # (..., H, W)
     return squares.reshape(-1, *size).mean(0).sqrt()
 
 
@@ -116,11 +133,12 @@ def mass_radius(picture, share=0.95, *, position=None, stride=1):
         raise ValueError("picture must be (H, W), finite and not negative")
     if not 0 < share <= 1:
         raise ValueError(f"share is {share}; allowed: 0 < share <= 1")
-    steps = _pair(stride, "stride")
+    steps = as_pair(stride, "stride")
     size = [-(-n // s) for n, s in zip(picture.shape, steps, strict=True)]
-    center = [(p + 0.5) * s - 0.5 for p, s in zip(_position(position, size), steps, strict=True)]
-    rows, columns = ((torch.arange(n).double() - c).abs()
-                     for n, c in zip(picture.shape, center, strict=True))
+    center = [(p + 0.5) * s - 0.5 for p, s in zip(as_position(position, size), steps, strict=True)]
+    rows, columns = (
+        (torch.arange(n).double() - c).abs() for n, c in zip(picture.shape, center, strict=True)
+    )
     distance, order = torch.maximum(rows[:, None], columns).flatten().sort()
     mass = picture.detach().to("cpu", torch.float64).flatten()[order].cumsum(0)
     if mass[-1] == 0:
@@ -149,58 +167,60 @@ def weight_dependence(weights, x, *, directions=64, seed=0):
     Exact if W has at most `directions` entries, otherwise its square is estimated without bias.
     Errors as in `receptive_field`.
     """
-    _check_directions(directions)
-    leaf, matrix = _with_gradient(weights, x)
-    return _squared_jacobian(matrix.flatten(), leaf, directions, seed).sum().sqrt().item()
+    check_directions(directions)
+    leaf, matrix = with_gradient(weights, x)
+    return squared_jacobian(matrix.flatten(), leaf, directions, seed).sum().sqrt().item()
 
 
 # Shifts
 
 
 @torch.no_grad()
-def _error_maps(function, x, shifts, fill, margin, stride, grid):
+def error_maps(function, x, shifts, fill, margin, stride, grid):
     """One map (h, w) per shift, as `equivariance_map` defines it."""
-    size = _input_size(x, grid)
-    shifts = [_shift(s, size) for s in shifts]
-    _check_fill(fill)
+    size = input_size(x, grid)
+    shifts = [as_shift(s, size) for s in shifts]
+    check_fill(fill)
     if margin is not None and (not isinstance(margin, Integral) or margin < 0):
         raise ValueError(f"margin is {margin!r}; allowed: None or an int >= 0")
     margin = 0 if margin is None and fill == "zeros" else margin
-    steps = None if stride is None else _pair(stride, "stride")
-    images = _to_images(x, grid)
-    with _evaluating(function):
+    steps = None if stride is None else as_pair(stride, "stride")
+    images = to_images(x, grid)
+    with evaluating(function):
 
         def output(images):
-            y = _call(function, _from_images(images, grid))
-            return _output_images(y, x, size, steps, grid).to("cpu", torch.float64)
+            y = call(function, from_images(images, grid))
+            return output_images(y, x, size, steps, grid).to("cpu", torch.float64)
 
         y = output(images)
-        steps = _steps(size, y.shape[-2:], steps, margin)
-        moved = (output(_translate(images, *s, fill)) for s in shifts)
-        return [_error_map(y, m, s, steps, margin) for m, s in zip(moved, shifts, strict=True)]
+        steps = strides_of(size, y.shape[-2:], steps, margin)
+        moved = (output(moved_by(images, *s, fill)) for s in shifts)
+        return [error_map_of(y, m, s, steps, margin) for m, s in zip(moved, shifts, strict=True)]
 
 
-def _error_map(y, moved, shift, steps, margin):
+def error_map_of(y, moved, shift, steps, margin):
     """The map from y = f(x) and moved = f(Tx), both (..., D', h, w)."""
     if moved.shape != y.shape:
         raise ValueError(f"function gave {tuple(y.shape)} for x and {tuple(moved.shape)} for Tx")
     size = y.shape[-2:]
     # A single output has nowhere to move: it is compared with itself.
     axes = [(n, 0 if n == 1 else s, t) for n, s, t in zip(size, shift, steps, strict=True)]
-    region = (..., *(slice(n) if margin is None else _inside(n, s, t, margin) for n, s, t in axes))
-    expected = _translate(y, *(_nearest(s, t) for _, s, t in axes), "wrap")[region]
+    region = (..., *(slice(n) if margin is None else inside(n, s, t, margin) for n, s, t in axes))
+    expected = moved_by(y, *(nearest(s, t) for _, s, t in axes), "wrap")[region]
     if expected.numel() == 0:
-        raise ValueError(f"shift {shift} and margin {margin} leave nothing to compare "
-                         f"of the {size[0]}×{size[1]} output")
+        raise ValueError(
+            f"shift {shift} and margin {margin} leave nothing to compare "
+            f"of the {size[0]}×{size[1]} output"
+        )
     result = torch.full(size, torch.nan, dtype=torch.float64)
-    scale = _position_norms(expected).square().mean().sqrt()
-    difference = _position_norms(moved[region] - expected)
+    scale = position_norms(expected).square().mean().sqrt()
+    difference = position_norms(moved[region] - expected)
     # 0/0 is 0 by definition: an output of zeros that stays zero is equivariant.
     result[region] = torch.where(difference == 0, 0.0, difference / scale)
     return result
 
 
-def _translate(images, dy, dx, fill):
+def moved_by(images, dy, dx, fill):
     moved = torch.roll(images, (dy, dx), (-2, -1))
     if fill == "zeros":
         for n, s, axis in ((images.shape[-2], dy, -2), (images.shape[-1], dx, -1)):
@@ -208,55 +228,57 @@ def _translate(images, dy, dx, fill):
     return moved
 
 
-def _nearest(shift, step):
+def nearest(shift, step):
     """shift / step as the nearest integer, halves towards zero."""
     whole, rest = divmod(abs(shift), step)
     whole += 2 * rest > step
     return whole if shift >= 0 else -whole
 
 
-def _inside(n, shift, step, margin):
+def inside(n, shift, step, margin):
     """The outputs along one axis that `margin` leaves and that hold no entered pixel, a slice."""
     entered = -(-abs(shift) // step)
     start, stop = (entered, n) if shift >= 0 else (0, n - entered)
     return slice(start + margin, max(start + margin, stop - margin))
 
 
-def _position_norms(images):
+def position_norms(images):
     """(..., D, h, w) → (h, w): the norm over everything but the position."""
     return images.reshape(-1, *images.shape[-2:]).square().sum(0).sqrt()
 
 
-def _rms(error_map):
+def root_mean_square(error_map):
     return error_map[~error_map.isnan()].square().mean().sqrt().item()
 
 
 # Gradients
 
 
-def _with_gradient(function, x):
+def with_gradient(function, x):
     """(leaf, f(leaf)) with a graph between them, if f depends on x at all."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise ValueError("x must be a tensor of floating point numbers")
-    with _evaluating(function):
+    with evaluating(function):
         leaf = x.detach().clone().requires_grad_()
-        y = _call(function, leaf)
-        if not _connected(y, leaf):
+        y = call(function, leaf)
+        if not is_connected(y, leaf):
             # A seed that no caller draws x from: noise equal to x would only double it.
             noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(720_720_151))
-            if not torch.equal(y, _call(function, leaf.detach() + noise.to(x))):
-                raise ValueError("the output depends on x but carries no gradient: "
-                                 "no_grad, detach or integers inside the function?")
+            if not torch.equal(y, call(function, leaf.detach() + noise.to(x))):
+                raise ValueError(
+                    "the output depends on x but carries no gradient: "
+                    "no_grad, detach or integers inside the function?"
+                )
         return leaf, y
 
 
-def _connected(y, leaf):
+def is_connected(y, leaf):
     if not y.requires_grad:
         return False
     return torch.autograd.grad(y.sum(), leaf, retain_graph=True, allow_unused=True)[0] is not None
 
 
-def _squared_jacobian(target, leaf, directions, seed):
+def squared_jacobian(target, leaf, directions, seed):
     """Σ_k (∂ target[..., k] / ∂ leaf)², in the leaf's shape, exact or by random signs."""
     total = torch.zeros(leaf.shape, dtype=torch.float64)
     if not target.requires_grad:
@@ -282,7 +304,7 @@ def _squared_jacobian(target, leaf, directions, seed):
 
 
 @contextmanager
-def _evaluating(function):
+def evaluating(function):
     """Eval mode for the module behind `function`, every submodule's own mode back at the end."""
     while isinstance(function, partial):
         function = function.func
@@ -298,7 +320,7 @@ def _evaluating(function):
                 m.train(training)
 
 
-def _call(function, x):
+def call(function, x):
     y = function(x.clone())  # a copy, as functions may work in place
     if not isinstance(y, torch.Tensor):
         raise ValueError(f"function must return a tensor, not {type(y).__name__}")
@@ -307,40 +329,43 @@ def _call(function, x):
     return y
 
 
-def _input_size(x, grid):
+def input_size(x, grid):
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         raise ValueError("x must be a tensor of floating point numbers")
     if grid is None:
         if x.dim() != 4:
-            raise ValueError(f"x has shape {tuple(x.shape)}; allowed: (B, D, H, W), "
-                             "or (..., N, D) with grid=(H, W)")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; allowed: (B, D, H, W), "
+                "or (..., N, D) with grid=(H, W)"
+            )
         return tuple(x.shape[-2:])
-    size = _pair(grid, "grid")
+    size = as_pair(grid, "grid")
     if x.dim() < 2 or x.shape[-2] != size[0] * size[1]:
-        raise ValueError(f"x has shape {tuple(x.shape)}; grid {size} needs "
-                         f"(..., {size[0] * size[1]}, D)")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; grid {size} needs (..., {size[0] * size[1]}, D)"
+        )
     return size
 
 
-def _to_images(x, grid):
-    return x if grid is None else x.unflatten(-2, _pair(grid, "grid")).movedim(-1, -3)
+def to_images(x, grid):
+    return x if grid is None else x.unflatten(-2, as_pair(grid, "grid")).movedim(-1, -3)
 
 
-def _from_images(images, grid):
+def from_images(images, grid):
     return images if grid is None else images.movedim(-3, -1).flatten(-3, -2)
 
 
-def _output_images(y, x, size, steps, grid):
+def output_images(y, x, size, steps, grid):
     """The output as (..., D', h, w); without a grid h = w = 1."""
     if y.dim() == (2 if grid is None else x.dim() - 1):
         return y[..., None, None]
     if y.dim() != x.dim():
         allowed = "(B, D, h, w) or (B, K)" if grid is None else "(..., n, D) or (..., K)"
         raise ValueError(f"the output has shape {tuple(y.shape)}; allowed: {allowed}")
-    return y if grid is None else _to_images(y, _output_grid(y.shape[-2], size, steps))
+    return y if grid is None else to_images(y, output_grid(y.shape[-2], size, steps))
 
 
-def _output_grid(count, size, steps):
+def output_grid(count, size, steps):
     """(h, w) of `count` positions, coarser than `size` by `steps` or by one inferred stride."""
     if count == 1:
         return 1, 1
@@ -348,33 +373,39 @@ def _output_grid(count, size, steps):
         steps = (isqrt(size[0] * size[1] // max(count, 1)) or 1,) * 2
     h, w = (-(-n // s) for n, s in zip(size, steps, strict=True))
     if h * w != count:
-        raise ValueError(f"the output has {count} positions, but {size[0]}×{size[1]} at stride "
-                         f"{steps[0]}×{steps[1]} has {h * w}: drop class tokens, or return images")
+        raise ValueError(
+            f"the output has {count} positions, but {size[0]}×{size[1]} at stride "
+            f"{steps[0]}×{steps[1]} has {h * w}: drop class tokens, or return images"
+        )
     return h, w
 
 
-def _steps(size, output, steps, margin):
+def strides_of(size, output, steps, margin):
     """Input positions per output position, along both axes."""
     if steps is None:
         if any(n % m for n, m in zip(size, output, strict=True)):
-            raise ValueError(f"cannot tell the stride from {size[0]}×{size[1]} to "
-                             f"{output[0]}×{output[1]}: pass stride=")
+            raise ValueError(
+                f"cannot tell the stride from {size[0]}×{size[1]} to "
+                f"{output[0]}×{output[1]}: pass stride="
+            )
         return tuple(n // m for n, m in zip(size, output, strict=True))
     if margin is None and any(m * s != n for n, m, s in zip(size, output, steps, strict=True)):
-        raise ValueError(f"a {output[0]}×{output[1]} output at stride {steps} does not tile the "
-                         f"{size[0]}×{size[1]} torus: pass margin= to compare inside")
+        raise ValueError(
+            f"a {output[0]}×{output[1]} output at stride {steps} does not tile the "
+            f"{size[0]}×{size[1]} torus: pass margin= to compare inside"
+        )
     return steps
 
 
-def _pair(value, name):
+def as_pair(value, name):
     """An int or a pair of ints, all positive, as a pair."""
-    pair = _integers(value, lambda v: (v, v))
+    pair = as_integers(value, lambda v: (v, v))
     if pair is None or min(pair) < 1:
         raise ValueError(f"{name} is {value!r}; allowed: an int or a pair of ints, above 0")
     return pair
 
 
-def _integers(value, spread):
+def as_integers(value, spread):
     """A pair of ints, from a pair or by `spread` from one; None if `value` is neither."""
     pair = spread(value) if isinstance(value, Integral) else value
     if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -382,8 +413,8 @@ def _integers(value, spread):
     return tuple(int(v) for v in pair) if all(isinstance(v, Integral) for v in pair) else None
 
 
-def _shift(shift, size):
-    pair = _integers(shift, lambda s: (0, s))
+def as_shift(shift, size):
+    pair = as_integers(shift, lambda s: (0, s))
     if pair is None:
         raise ValueError(f"shift is {shift!r}; allowed: an int or a pair of ints (down, right)")
     if any(abs(s) >= n for s, n in zip(pair, size, strict=True)):
@@ -391,23 +422,25 @@ def _shift(shift, size):
     return pair
 
 
-def _position(position, size):
+def as_position(position, size):
     """(row, column) on a grid of `size`, from a pair, a row-major index or None (the centre)."""
     h, w = size
     if position is None:
         return h // 2, w // 2
-    pair = _integers(position, lambda i: divmod(i, w))
+    pair = as_integers(position, lambda i: divmod(i, w))
     if pair is None or not (0 <= pair[0] < h and 0 <= pair[1] < w):
-        raise ValueError(f"position is {position!r}; allowed: (row, column) or a row-major index "
-                         f"on the {h}×{w} output")
+        raise ValueError(
+            f"position is {position!r}; allowed: (row, column) or a row-major index "
+            f"on the {h}×{w} output"
+        )
     return pair
 
 
-def _check_fill(fill):
+def check_fill(fill):
     if fill not in ("wrap", "zeros"):
         raise ValueError(f"fill is {fill!r}; allowed: 'wrap' or 'zeros'")
 
 
-def _check_directions(directions):
+def check_directions(directions):
     if not isinstance(directions, Integral) or directions < 1:
         raise ValueError(f"directions is {directions!r}; allowed: an int >= 1")

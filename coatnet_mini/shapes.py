@@ -44,8 +44,9 @@ def shapes(n: int, split: str = "train", seed: int = 0) -> tuple[np.ndarray, np.
     if split not in SPLITS:
         raise ValueError(f"shapes: split is {split!r}; choose from {', '.join(SPLITS)}")
     labels = np.arange(n) % len(CLASSES)
-    images = [draw(int(label), split, [seed, SPLITS.index(split), i])
-              for i, label in enumerate(labels)]  # fmt: skip
+    images = [
+        draw(int(label), split, [seed, SPLITS.index(split), i]) for i, label in enumerate(labels)
+    ]
     return np.stack(images), labels
 
 

@@ -1,13 +1,14 @@
 """ViT: patches as tokens, a class token, learned absolute positions, pre-norm blocks.
 
-Dosovitskiy et al. 2021; DeiT (Touvron et al. 2021) trains the same network, without distillation,
-on ImageNet-1K alone and adds the sizes T and S. The parts take the tokens (B, 1 + H·W, D), the
-class token first and then the patches in raster order, or the grid of patches (B, D, H, W).
+Dosovitskiy et al. 2021. DeiT (Touvron et al. 2021) trains the same network on ImageNet-1K alone
+and adds the sizes T and S; its distillation is left out here. The parts take the tokens
+(B, 1 + H·W, D), the class token first and then the patches in raster order, or the grid of patches
+(B, D, H, W).
 """
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import partial
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -21,18 +22,18 @@ from coatnet_mini.blocks import (
     as_grid,
     as_tokens,
     init_weights,
-    one_of,
 )
-from coatnet_mini.classifier import ImageClassifier
-from coatnet_mini.config import (
-    check_drop_path,
+from coatnet_mini.checks import (
+    check_fraction,
     check_image_size,
-    check_options,
     check_positive,
+    check_size,
+    one_of,
     pair,
 )
+from coatnet_mini.classifier import ImageClassifier
 
-__all__ = ["MODELS", "EncoderBlock", "TokenEmbedding", "ViT", "ViTConfig", "resize_positions"]
+__all__ = ["FAMILY", "EncoderBlock", "TokenEmbedding", "ViT", "ViTConfig", "resize_positions"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class ViTConfig:
         layer_norm_eps: DeiT's 1e-6.
         init: "fan", which learns sooner in short runs, see `init_weights`; or "normal", DeiT's:
             linear layers N(0, 0.02²), convolutions as PyTorch draws them.
+
+    Raises:
+        ValueError: as in `CoAtNetConfig`.
     """
 
     width: int
@@ -66,11 +70,15 @@ class ViTConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "image_size", pair(self.image_size))
-        check_positive(self, "width", "depth", "head_dim", "patch_size", "expansion",
-                       "num_classes", "in_channels")  # fmt: skip
-        check_drop_path(self.drop_path)
+        check_positive("", self, "width", "depth", "head_dim", "patch_size", "expansion")
+        check_positive("", self, "num_classes", "in_channels")
+        check_fraction("drop_path", self.drop_path, one=False)
+        check_fraction("layer_norm_eps", self.layer_norm_eps, zero=False)
         one_of("init", self.init, INITS)
+        if self.width % self.head_dim:
+            raise ValueError(f"width {self.width} is not a multiple of head_dim {self.head_dim}")
         check_image_size(self.image_size, self.total_stride)
+        check_size(**self.sizes())
 
     @property
     def total_stride(self) -> int:
@@ -87,6 +95,18 @@ class ViTConfig:
     def drop_path_rates(self) -> list[float]:
         """The rate of each block."""
         return [self.drop_path * b / max(1, self.depth - 1) for b in range(self.depth)]
+
+    def sizes(self) -> dict[str, int]:
+        """What the network would hold, without biases and norms; see `CoAtNetConfig.sizes`."""
+        D, N, hidden = self.width, prod(self.grid), self.expansion * self.width
+        stem = self.in_channels * self.patch_size**2 * D
+        block = 4 * D * D + 2 * D * hidden
+        written = N * (7 * D + 2 * hidden) + (D // self.head_dim) * (N + 1) ** 2
+        return {
+            "blocks": self.depth,
+            "parameters": stem + N * D + self.depth * block + D * self.num_classes,
+            "activations": 2 * N * D + self.depth * written,
+        }
 
 
 def resize_positions(positions: Tensor, H: int, W: int) -> Tensor:
@@ -140,8 +160,14 @@ class EncoderBlock(nn.Module):
         drop_path: probability of dropping a sample's residual, drawn for each of the two.
     """
 
-    def __init__(self, width: int, attention: nn.Module, mlp: nn.Module, eps: float = 1e-6,
-                 drop_path: float = 0.0):  # fmt: skip
+    def __init__(
+        self,
+        width: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        eps: float = 1e-6,
+        drop_path: float = 0.0,
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps)
         self.attention = attention
@@ -189,13 +215,15 @@ class TokenClassifier(ImageClassifier):
 class ViT(TokenClassifier):
     """Images (B, C, H, W) → logits (B, classes), read from the class token after the last block."""
 
+    Config = ViTConfig
+
     def __init__(self, config: ViTConfig):
         super().__init__(config)
         self.stem = make_patches(config.in_channels, config.width, config.patch_size)
         self.embedding = TokenEmbedding(config.width, config.grid)
         self.blocks = nn.ModuleList(make_block(config, rate) for rate in config.drop_path_rates)
         self.head = make_head(config)
-        finish(self)
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.encode(images)[1][:, -1])
@@ -219,7 +247,7 @@ def make_head(config: ViTConfig) -> nn.Sequential:
     return nn.Sequential(OrderedDict(norm=norm, classifier=classifier))
 
 
-def finish(model: TokenClassifier) -> None:
+def initialise(model: TokenClassifier) -> None:
     """New weights by `config.init`, and memory in which a grid seen as tokens is a view."""
     for module in model.modules():
         if model.config.init == "fan" or not isinstance(module, nn.Conv2d):
@@ -236,12 +264,3 @@ FAMILY = {
     # positions in the mean, so that both cannot be equal.
     "vit_pico": dict(width=72, depth=8, head_dim=24, patch_size=4, image_size=32),
 }
-
-
-def vit(name: str, **options) -> ViT:
-    """The member `name`, with `options` of ViTConfig in place of its defaults."""
-    check_options(ViTConfig, options)
-    return ViT(ViTConfig(**{**FAMILY[name], **options}))
-
-
-MODELS = {name: partial(vit, name) for name in FAMILY}

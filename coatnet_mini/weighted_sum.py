@@ -18,11 +18,14 @@ PADDINGS = ("zero", "circular", "none")
 def weighted_sum(W: Tensor, x: Tensor, *, per_channel: bool = False) -> Tensor:
     """Weighted sum over positions, y_i = Σ_j W_ij x_j.
 
-    W: (..., M, N), one weight for each pair of an output i and an input j; or (..., D, M, N) with
-    `per_channel=True`, where channel d has the weights W[d] (W_ij is then a vector and the product
-    element-wise, as in equation (1) of arXiv 2106.04803).
-    x: (..., N, D), floating, W of the same dtype. Returns (..., M, D) of that dtype. Leading axes
-    broadcast.
+    Args:
+        W: (..., M, N), one weight for each pair of an output i and an input j; or (..., D, M, N)
+            with `per_channel=True`, where channel d has the weights W[d] (W_ij is then a vector
+            and the product element-wise, as in equation (1) of arXiv 2106.04803).
+        x: (..., N, D), floating, of W's dtype. Leading axes broadcast.
+
+    Returns:
+        (..., M, D) of that dtype.
     """
     check_floating(W=W, x=x)
     if x.ndim < 2 or W.ndim < 2 + per_channel:
@@ -34,7 +37,7 @@ def weighted_sum(W: Tensor, x: Tensor, *, per_channel: bool = False) -> Tensor:
         raise ValueError(f"W weighs {W.shape[-1]} positions, but x has {x.shape[-2]}")
     if per_channel and W.shape[-3] != x.shape[-1]:
         raise ValueError(f"W has matrices for {W.shape[-3]} channels, but x has {x.shape[-1]}")
-    _check_leading(W.shape[: -3 if per_channel else -2], x.shape[:-2])
+    check_leading(W.shape[: -3 if per_channel else -2], x.shape[:-2])
     if not per_channel:
         return W @ x
     return torch.einsum("...dij,...jd->...id", W, x)
@@ -50,24 +53,28 @@ def convolution_matrix(
 ) -> Tensor:
     """The W of a convolution with `weight`, which is indexed by j − i as in `torch.nn.functional`.
 
-    weight: (..., k) for a line of `size` n, or (..., k_h, k_w) for a grid of `size` (H, W). Leading
-    axes, such as the channels of a depthwise convolution, are kept.
-    padding: "zero" (what lies outside counts as 0), "circular" (the grid is a torus, and a kernel
-    may reach round it once), or "none" (only outputs whose whole neighbourhood exists). The first
-    two need odd kernels, which have a centre, and keep the size when `stride` is 1.
-    Returns (..., M, N) of `weight`'s dtype with N = n or H·W, M outputs in the same row-major
-    order. With `stride` 1 and zero or circular padding it is Toeplitz (line) or doubly
-    block-Toeplitz (grid).
+    Args:
+        weight: (..., k) for a line of `size` n, or (..., k_h, k_w) for a grid of `size` (H, W).
+            Leading axes, such as the channels of a depthwise convolution, are kept.
+        padding: "zero" (what lies outside counts as 0), "circular" (the grid is a torus, and a
+            kernel may reach round it once), or "none" (only outputs whose whole neighbourhood
+            exists). The first two need odd kernels, which have a centre, and keep the size when
+            `stride` is 1.
+
+    Returns:
+        (..., M, N) of `weight`'s dtype with N = n or H·W, M outputs in the same row-major order.
+        With `stride` 1 and zero or circular padding it is Toeplitz (line) or doubly block-Toeplitz
+        (grid).
     """
-    _check_tensor("weight", weight)
-    size = _lengths(size)
+    check_tensor("weight", weight)
+    size = as_lengths(size)
     if weight.ndim < len(size):
         raise ValueError(
             "size must be n with a weight (..., k), or (H, W) with a weight (..., k_h, k_w), "
             f"got size {size} and a weight of shape {tuple(weight.shape)}"
         )
     reads = [
-        _reads(n, k, padding, stride, dilation).to(weight)
+        taps_read(n, k, padding, stride, dilation).to(weight)
         for n, k in zip(size, weight.shape[-len(size) :], strict=True)
     ]
     if len(size) == 1:
@@ -91,9 +98,10 @@ def attention_matrix(x: Tensor) -> Tensor:
 def offsets(size: int | Sequence[int]) -> Tensor:
     """The offset i − j of every pair of positions, axis by axis: (N, N, axes), integers.
 
-    size: n for a line, (H, W) for a grid; N = n or H·W.
+    Args:
+        size: n for a line, (H, W) for a grid; N = n or H·W.
     """
-    size = _lengths(size)
+    size = as_lengths(size)
     places = torch.cartesian_prod(*(torch.arange(n) for n in size)).view(math.prod(size), -1)
     return places[:, None] - places[None, :]
 
@@ -101,10 +109,12 @@ def offsets(size: int | Sequence[int]) -> Tensor:
 def reach(W: Tensor, size: int | Sequence[int] | None = None) -> int:
     """How far, in rows or columns, the farthest input with a nonzero weight lies from its output.
 
-    W: (N, N). size: (H, W) when the positions form a grid (default: a line of N). A circular W
-    reaches across the whole grid, since distances are not taken round the torus.
+    A circular W reaches across the whole grid, since distances are not taken round the torus.
+
+    Args:
+        W: (N, N). size: (H, W) when the positions form a grid (default: a line of N).
     """
-    size = _size(W, size)
+    size = square_size(W, size)
     distance = offsets(size).abs().amax(-1).to(W.device)
     return int(distance[W != 0].max()) if bool((W != 0).any()) else 0
 
@@ -114,11 +124,13 @@ def is_toeplitz(
 ) -> bool:
     """Whether W_ij depends on the offset i − j alone: the same rule at every position.
 
-    W: (N, N). size: (H, W) when the positions form a grid (default: a line of N); then offsets have
-    two components and the question is whether W is doubly block-Toeplitz. Equal means within
-    `tolerance` times the largest |W_ij|.
+    Args:
+        W: (N, N).
+        size: (H, W) when the positions form a grid (default: a line of N); then offsets have two
+            components and the question is whether W is doubly block-Toeplitz.
+        tolerance: equal means within this part of the largest |W_ij|.
     """
-    size = _size(W, size)
+    size = square_size(W, size)
     W = W.double()
     lengths = torch.tensor([2 * n - 1 for n in size])
     shifted = offsets(size) + torch.tensor(size) - 1  # 0 ... 2n − 2 on each axis
@@ -138,10 +150,13 @@ def describe(
 ) -> dict[str, object]:
     """What the weights of `operator`, a function from inputs (N, D) to W (N, N), look like.
 
-    x and other: two different inputs (N, D). size: (H, W) when the positions form a grid. Returns a
-    dict with "reach" (int, see `reach`), "same rule" (bool, see `is_toeplitz`), "row sums" (lowest,
-    highest), "negative weights" (bool) and "depends on x" (bool: whether W differs, by more than
-    rounding, between these two inputs).
+    Args:
+        x, other: two different inputs (N, D). size: (H, W) when the positions form a grid.
+
+    Returns:
+        "reach" (int, see `reach`), "same rule" (bool, see `is_toeplitz`), "row sums" (lowest,
+        highest), "negative weights" (bool) and "depends on x" (bool: whether W differs, by more
+        than rounding, between these two inputs).
     """
     check_floating(x=x, other=other)
     if x.shape != other.shape or torch.equal(x, other):
@@ -193,7 +208,7 @@ def whole(name: str, value: object) -> int:
 def check_floating(**tensors: Tensor) -> None:
     """Raise an error that names the tensors unless all are floating and of one dtype."""
     for name, tensor in tensors.items():
-        _check_tensor(name, tensor)
+        check_tensor(name, tensor)
     kinds = [tensor.dtype for tensor in tensors.values()]
     if len(set(kinds)) > 1 or not kinds[0].is_floating_point:
         names, got = " and ".join(tensors), " and ".join(map(str, kinds))
@@ -201,7 +216,7 @@ def check_floating(**tensors: Tensor) -> None:
         raise ValueError(f"{names} must be floating{alike}, got {got}")
 
 
-def _check_tensor(name: str, tensor: object) -> None:
+def check_tensor(name: str, tensor: object) -> None:
     """Raise unless `tensor` is a dense tensor of real numbers."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch tensor, got {type(tensor).__name__}")
@@ -209,7 +224,7 @@ def _check_tensor(name: str, tensor: object) -> None:
         raise ValueError(f"{name} must be dense and real, got {tensor.layout} {tensor.dtype}")
 
 
-def _check_leading(left: Sequence[int], right: Sequence[int]) -> None:
+def check_leading(left: Sequence[int], right: Sequence[int]) -> None:
     try:
         torch.broadcast_shapes(left, right)
     except RuntimeError:
@@ -218,7 +233,7 @@ def _check_leading(left: Sequence[int], right: Sequence[int]) -> None:
         ) from None
 
 
-def _reads(n: int, k: int, padding: str, stride: int, dilation: int) -> Tensor:
+def taps_read(n: int, k: int, padding: str, stride: int, dilation: int) -> Tensor:
     """(k, M, n) of 0 and 1: whether tap a of output i reads input j."""
     before = margin(n, k, padding, dilation)
     count = output_length(n + 2 * before, k, stride, dilation)
@@ -228,7 +243,7 @@ def _reads(n: int, k: int, padding: str, stride: int, dilation: int) -> Tensor:
     return read[..., None] == torch.arange(n)  # outside the grid: equal to no j, so a row of zeros
 
 
-def _lengths(size: int | Sequence[int]) -> tuple[int, ...]:
+def as_lengths(size: int | Sequence[int]) -> tuple[int, ...]:
     """`size` as (n,) or (H, W)."""
     lengths = tuple(size) if isinstance(size, Sequence) else (size,)
     if len(lengths) not in (1, 2):
@@ -236,12 +251,12 @@ def _lengths(size: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(whole("size", n) for n in lengths)
 
 
-def _size(W: Tensor, size: int | Sequence[int] | None) -> tuple[int, ...]:
+def square_size(W: Tensor, size: int | Sequence[int] | None) -> tuple[int, ...]:
     """`size`, by default a line, as a tuple that fits the square matrix W."""
-    _check_tensor("W", W)
+    check_tensor("W", W)
     if W.ndim != 2 or W.shape[0] != W.shape[1] or not W.numel():
         raise ValueError(f"W must be (N, N) with N of 1 or more, got shape {tuple(W.shape)}")
-    lengths = _lengths(len(W) if size is None else size)
+    lengths = as_lengths(len(W) if size is None else size)
     if math.prod(lengths) != len(W):
         n = math.prod(lengths)
         raise ValueError(f"W must be ({n}, {n}) for size {lengths}, got shape {tuple(W.shape)}")

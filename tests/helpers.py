@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from coatnet_mini.model import create_model
+from coatnet_mini import create_model
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from benchmarks.peers import load_timm
+from coatnet_mini import create_model
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import TransformerBlock
-from coatnet_mini.model import create_model
 from tests.helpers import count, difference
 from tests.timm_weights import TIMM_CHOICES, convert, create_pair
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from coatnet_mini import create_model
 from coatnet_mini.cost import Cost, cost, cost_table
-from coatnet_mini.model import create_model
 from tests.helpers import on_meta
 
 GMACS = {  # size: name: (stride in the expansion, in the depthwise convolution)

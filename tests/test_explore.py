@@ -3,14 +3,29 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 import zlib
 
-import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from coatnet_mini.explore import MIME, Explorable, axis, bars, explore, heat, image, line, scalar
+from coatnet_mini import plots
+from coatnet_mini.explore import (
+    MIME,
+    Explorable,
+    axis,
+    bars,
+    explore,
+    heat,
+    image,
+    line,
+    point,
+    scalar,
+)
+from coatnet_mini.explore.spec import slug
 from coatnet_mini.explore.sphinx_ext import classic_script
 
 
@@ -21,9 +36,8 @@ def shown():
         return {
             "M": heat(M, row="i"),
             "picture": image(np.eye(4), mark="i"),
-            "colour": image(np.ones((2, 2, 3)) * 0.5),
-            "row": bars(M[i], mark="i", labels="abcd"),
-            "curves": line({"M": M[i], "half": M[i] / 2}, x=[0, 1, 4, 9], mark="i"),
+            "row": bars(M[i], mark="i", labels="abcd", y="weight"),
+            "curves": line({"M": M[i], "half": M[i] / 2}, x=("place", [0, 1, 4, 9]), mark="i"),
             "sum": scalar(M[i].sum()),
         }
 
@@ -72,14 +86,68 @@ def test_unknown_options_are_named(shown):
         shown.numbers("M", j=1)
 
 
-def test_viridis_in_the_browser_is_matplotlibs():
+def test_the_browser_has_the_palettes_of_the_plots():
     script = Explorable._esm
-    encoded = script.split('const VIRIDIS = bytes("')[1].split('"')[0]
-    expected = (matplotlib.colormaps["viridis"](np.arange(256))[:, :3] * 255).round()
-    assert base64.b64decode(encoded) == expected.astype(np.uint8).tobytes()
+    for name, colours in plots.RAMPS.items():
+        assert f'"{name}": "{colours}"' in script
+
+
+def luminance(rgb) -> np.ndarray:
+    """WCAG's relative luminance of colours (..., 3) in 0..1."""
+    rgb = np.asarray(rgb)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(one, other) -> np.ndarray:
+    low, high = np.sort([luminance(one), luminance(other)], axis=0)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("sign", "+-")
+@pytest.mark.parametrize(("theme", "page"), [("light", "#ffffff"), ("dark", "#121212")])
+def test_a_sixth_of_full_scale_stands_out_from_zero(theme, page, sign):
+    """3:1 is WCAG's bound for graphics. Below 15 % of what a scale spans the text speaks of no
+    cell by its colour: it chooses a scale for it (`clip`, or "state")."""
+    ramp = plots.ramp(sign, theme)
+    assert np.allclose(ramp[0], to_rgb(page))
+    strength = contrast(ramp, np.broadcast_to(ramp[0], ramp.shape))
+    assert strength[round(0.15 * 255) :].min() >= 3
+    assert np.all(np.diff(strength) > -0.02)  # larger is never fainter
+    for colour in (plots.MARK, plots.INK, plots.BELOW):
+        assert contrast(to_rgb(colour), ramp[0]) >= 3
+
+
+def test_both_arms_are_equally_strong():
+    for theme in ("light", "dark"):
+        positive, negative = (luminance(plots.ramp(sign, theme)) for sign in "+-")
+        assert np.abs((positive + 0.05) / (negative + 0.05) - 1).max() < 0.03
 
 
 def test_the_classic_script_is_the_module_without_its_export():
     script = classic_script()
     assert "export " not in script
-    assert "const explorable = { render };" in script
+    assert "const explorable = (() => {" in script
+    assert "return { render };" in script
+
+
+def test_a_still_draws_every_kind_of_view():
+    def views(i):
+        return {
+            "digit": image(np.eye(4), ink=True, mark="i", scale="state"),
+            "colour": image(np.ones((4, 4, 3)) * 0.5, mark="i"),
+            "map": heat(-np.eye(4), hatched=np.eye(4), x=("offset", range(4)), y="i"),
+            "bars": bars([-1.0, 2.0], x=("offset", [-1, 0]), y="weight"),
+        }
+
+    data, _ = explore(views, "Kinds", i=point(4, 4))._repr_mimebundle_()
+    assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).width == 640
+
+
+def test_the_site_needs_no_torch():
+    code = "import sys, coatnet_mini.explore.sphinx_ext; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_title_names_its_figure_in_links():
+    assert slug("  Softmax: the temperature τ, <b>1</b> ") == "softmax-the-temperature-τ-b-1-b"

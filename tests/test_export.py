@@ -5,9 +5,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from coatnet_mini import export
+from coatnet_mini import create_model, export
 from coatnet_mini.checkpoint import save_network
-from coatnet_mini.model import create_model
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +53,7 @@ def test_bad_input_in_one_line(checkpoint, tmp_path, capsys):
     folder, _ = checkpoint
     for arguments, message in (
         ([str(folder), str(tmp_path / "a.tflite")], "'a.tflite' must end in .onnx or .pt2"),
-        ([str(tmp_path / "nowhere"), "a.onnx"], "is not a folder"),
+        ([str(tmp_path / "nowhere"), "a.onnx"], "is no folder, nor the name"),
     ):
         assert export.main(arguments) == 1
         error = capsys.readouterr().err

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig
 from coatnet_mini.cpu import fuse
-from coatnet_mini.model import CoAtNet, CoAtNetConfig
 from tests.helpers import difference
 
 
@@ -27,16 +27,16 @@ def network(**options):
 def test_fused_equals_the_network(downsample, option):
     model = network(downsample=downsample, **option).double()
     images = torch.randn(2, 3, 64, 64).double()
-    assert difference(model.fuse()(images), model(images)) < 1e-10
+    assert difference(fuse.fuse(model)(images), model(images)) < 1e-10
     model, images = model.float(), images.float()
     with torch.inference_mode():  # oneDNN's fused kernels
-        assert difference(model.fuse()(images), model(images)) < 1e-5
+        assert difference(fuse.fuse(model)(images), model(images)) < 1e-5
 
 
 def test_no_batch_norm_is_left_and_the_original_is_untouched():
     model = network()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    fused = model.fuse()
+    fused = fuse.fuse(model)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert not fused.training
@@ -45,7 +45,7 @@ def test_no_batch_norm_is_left_and_the_original_is_untouched():
 def test_a_network_with_layer_norms_keeps_them():
     model, images = network(conv_norm="layer"), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        assert difference(model.fuse()(images), model(images)) < 1e-5
+        assert difference(fuse.fuse(model)(images), model(images)) < 1e-5
 
 
 def test_a_wrong_fold_shows(monkeypatch):
@@ -55,7 +55,7 @@ def test_a_wrong_fold_shows(monkeypatch):
 
     model, images = network().double(), torch.randn(2, 3, 64, 64).double()
     monkeypatch.setattr(fuse, "scale_and_shift", without_shift)
-    assert difference(model.fuse()(images), model(images)) > 1e-3
+    assert difference(fuse.fuse(model)(images), model(images)) > 1e-3
 
 
 def test_fused_kernels_are_used_only_where_they_apply(monkeypatch):
@@ -71,7 +71,7 @@ def test_fused_kernels_are_used_only_where_they_apply(monkeypatch):
 
 def test_fused_network_exports_and_has_gradients():
     model, images = network(), torch.randn(2, 3, 64, 64, requires_grad=True)
-    fused = model.fuse()
+    fused = fuse.fuse(model)
     gradient = torch.autograd.grad(fused(images).sum(), images)[0]
     expected = torch.autograd.grad(model(images).sum(), images)[0]
     assert difference(gradient, expected) < 1e-4

@@ -12,15 +12,17 @@ import pytest
 from nbformat.v4.rwbase import split_lines
 
 from tests import CHAPTERS, ROOT
+from tools import clock
 from tools.execute_chapters import CELL_METADATA, DEAD, KERNEL, LANGUAGE
 from tools.home import badge, read_home, setup_cell
 
 EXPLORABLE = "application/vnd.coatnet-mini.explorable"
-TAGS = {"hide-input", "hide-output", "hide-cell", "raises-exception", "nbval-ignore-output"}
+TAGS = clock.HIDDEN | {"hide-output", "raises-exception", "nbval-ignore-output"}
 WIDTH, CODE_CELLS, WORDS, BYTES = 76, 40, 3000, 1_000_000
 MACHINE = re.compile(r"/(?:home|root|Users|tmp|work)/|[A-Z]:\\\\|site-packages|ipykernel_\d")
 TIMING = re.compile(r"perf_counter|\btime\.time\(|timeit|^\s*%%?time\b|torch\.__version__", re.M)
 DIRECTIVE = re.compile(r"^\s*(?:```+|~~~+|:::+)\s*\{|\{[a-z-]+\}`", re.M)
+PLUMBING = re.compile(r"\b(?:plt|plots)\.|\b(?:explore|guess|you_are_here)\(")
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.M | re.S)
 
 
@@ -132,6 +134,22 @@ def prose(notebook):
         yield f"{len(code_cells(notebook))} code cells, {CODE_CELLS} at most"
 
 
+def folding(notebook):
+    """In a chapter of the new form the page shows ideas; imports, plots and figures are folded."""
+    if not clock.printed(notebook):
+        return
+    for cell in code_cells(notebook):
+        if clock.HIDDEN & set(cell.metadata.get("tags", [])):
+            continue
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        if all(
+            line.startswith(("import ", "from ", " ", ")", "plots.use_style")) for line in lines
+        ):
+            yield f"cell {cell.id}: imports that no tag folds (hide-input)"
+        elif PLUMBING.search(cell.source):
+            yield f"cell {cell.id}: plots or a figure, but no tag folds it (hide-input)"
+
+
 def home(notebook, name):
     stamped = read_home(ROOT)
     cells = code_cells(notebook)
@@ -163,7 +181,7 @@ def faults(path: Path) -> list[str]:
     nbformat.validate(notebook)
     if path.read_text(encoding="utf-8") != nbformat.writes(notebook) + "\n":
         return ["not in the form in which `make chapters` writes it"]
-    rules = (metadata, execution, sources, widths, pictures, prose)
+    rules = (metadata, execution, sources, folding, widths, pictures, prose)
     return [fault for rule in rules for fault in rule(notebook)] + list(home(notebook, path.name))
 
 
@@ -201,13 +219,13 @@ def clean() -> dict:
         kind = {"cell_type": "code", "id": name, "execution_count": count}
         return kind | {"source": source, "outputs": outputs, "metadata": metadata}
 
-    title = "# A title\n\nWhat does the rule ask?"
+    title = "# A title\n\ncore 1 · deeper 0 · exercises 0 minutes\n\nWhat does the rule ask?"
     stamped = read_home(ROOT)
     if stamped:
         title = title.replace("\n\n", f"\n\n{badge(stamped, '01_clean.ipynb')}\n\n")
     cells = [
         {"cell_type": "markdown", "id": "title", "metadata": {}, "source": title},
-        code("setup", 1, setup_cell(stamped), [], tags=["hide-input"]),
+        code("setup", 1, setup_cell(stamped), [], tags=["remove-cell"]),
         code("sum", 2, "print(1 + 1)", [printed("2\n")]),
         code("picture", 3, "draw()", [shown(png=PIXEL, text="<Figure>")], mystnb=about),
     ]
@@ -248,6 +266,9 @@ BROKEN = {
     "nbval comment": broken(SUM, "source", "# NBVAL_SKIP\nprint(2)"),
     "asserts nothing": broken(SUM, "metadata", IGNORED),
     "timing": broken(SUM, "source", "start = perf_counter()"),
+    "imports that no tag": broken(SUM, "source", "from math import (\n    sin,\n)\nimport json"),
+    "plots or a figure, but": broken(SUM, "source", "x = 1\nplt.show()"),
+    "a figure, but no tag folds": broken(SUM, "source", "guess('Why?', ['a', 'b'])"),
     "line of 77": broken(SUM, "source", "x = " + "1" * 73),
     "line of 80": broken(SUM, "outputs", [printed("x" * 80 + "\n")]),
     "line of 90": broken(TITLE, "source", "# A title\n\n```python\n" + "x" * 90 + "\n```"),
@@ -260,9 +281,7 @@ BROKEN = {
     "picture without alt": broken(TITLE, "source", '# A title\n\n<img src="x.png">'),
     "MyST": broken(TITLE, "source", "# A title\n\n```{note}\nx\n```"),
     "3004 words": broken(TITLE, "source", "# A title\n\n" + "word " * 3002),
-    "3007 words": broken(
-        TITLE, "source", "# A title\n\n`a <= b` " + "word " * 3001 + "`a > b`"
-    ),
+    "3007 words": broken(TITLE, "source", "# A title\n\n`a <= b` " + "word " * 3001 + "`a > b`"),
     "41 code cells": lambda nb: nb["cells"].extend(
         copy.deepcopy(nb["cells"][SUM]) | {"id": f"more{n}", "execution_count": n}
         for n in range(4, 42)

@@ -1,17 +1,19 @@
-"""model.py and config.py: exact counts, behaviour, input and output, every option, bad input."""
+"""coatnet.py and models.py: exact counts, behaviour, input and output, every option, bad input."""
 
 import copy
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from torch import nn
 
+from coatnet_mini import create_model, list_models
 from coatnet_mini.attention import resize_table
 from coatnet_mini.blocks import MBConv, StochasticDepth, TransformerBlock
-from coatnet_mini.model import MODELS, CoAtNet, CoAtNetConfig, Stage, create_model, list_models
+from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig, Stage
+from coatnet_mini.models import MODELS
 from tests.helpers import count, on_meta
 
 PARAMETERS = {  # 224 pixels, 1000 classes: head="linear", head="tanh", of which bias tables
@@ -261,15 +263,21 @@ def test_every_option_builds_runs_and_matters(option):
         assert not torch.allclose(changed(images), plain(images), atol=1e-5)
 
 
-def test_other_families_join_with_a_name():
-    MODELS["linear_probe"] = lambda num_classes, in_channels, **options: nn.Linear(
-        in_channels, num_classes
-    )
+def test_other_members_join_with_a_name():
+    MODELS["coatnet_ours"] = (CoAtNet, {"stages": TINY.stages, "head_dim": 8})
     try:
-        assert "linear_probe" in list_models()
-        assert create_model("linear_probe", num_classes=7).out_features == 7
+        assert "coatnet_ours" in list_models()
+        config = create_model("coatnet_ours", num_classes=5, image_size=64).config
+        assert config == TINY
     finally:
-        del MODELS["linear_probe"]
+        del MODELS["coatnet_ours"]
+
+
+def test_from_layout_takes_strides_and_options():
+    sizes = ((1, 1, 1), (4, 8, 8), (1, 2, 4))
+    config = CoAtNetConfig.from_layout("CT", *sizes, head_dim=4, head="tanh")
+    assert [stage.stride for stage in config.stages] == [1, 2, 4] and config.head == "tanh"
+    assert config.image_size == (224, 224) and config.total_stride == 8
 
 
 # Heads, maps, files -----------------------------------------------------------------------
@@ -305,35 +313,8 @@ def test_attention_maps_are_the_weights_of_the_forward_pass():
         assert torch.allclose(m.sum(-1), torch.ones_like(m.sum(-1)))
 
 
-def test_save_and_load(tmp_path):
-    model, images = tiny(), torch.randn(2, 3, 64, 64)
-    model.save_pretrained(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
-    loaded = CoAtNet.from_pretrained(tmp_path)
-    assert loaded.config == model.config and not loaded.training
-    assert torch.equal(loaded(images), model(images))
-    wide = torch.randn(2, 3, 64, 96)
-    resized = CoAtNet.from_pretrained(tmp_path, image_size=(64, 96))
-    assert resized.stages["S3"][0].attention.grid == (4, 6)
-    assert torch.allclose(resized(wide), model(wide), atol=1e-6)
-    loaded.replace_head(3)
-    loaded.save_pretrained(tmp_path)
-    assert CoAtNet.from_pretrained(tmp_path).config.num_classes == 3
-
-
-def test_loading_says_what_is_wrong(tmp_path):
-    tiny().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="2 heads and this layer 4: a table can be resized"):
-        CoAtNet.from_pretrained(tmp_path, head_dim=4)
-    with pytest.raises(RuntimeError, match=r"head\.hidden"):  # missing weights are not passed over
-        CoAtNet.from_pretrained(tmp_path, head="tanh")
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no config\.json beside"):
-        CoAtNet.from_pretrained(tmp_path)
-
-
 def test_config_survives_json():
-    assert CoAtNetConfig(**json.loads(json.dumps(tiny()._hub_mixin_config, default=vars))) == TINY
+    assert CoAtNetConfig(**json.loads(json.dumps(asdict(TINY)))) == TINY
 
 
 def test_copies_and_pickles_compute_the_same():
@@ -402,6 +383,10 @@ def stages(*kinds):
         (lambda: CoAtNetConfig.from_layout("CCXT", (1,) * 5, (8,) * 5), "layout is 'CCXT'"),
         (lambda: CoAtNetConfig.from_layout("CCTT", (1,) * 4, (8,) * 5), "needs 5 .* got 4 and 5"),
         (lambda: CoAtNetConfig.from_layout("ViT_REL", (1, 2), 8), "needs 1 .* got 2 and 1"),
+        (lambda: CoAtNetConfig.from_layout("CT", "112", (8,) * 3), "depths is '112'; it must be a"),
+        (lambda: CoAtNetConfig.from_layout("CT", (1,) * 3, None), "widths is None; it must be a"),
+        (lambda: CoAtNetConfig.from_layout("CT", (1,) * 3, (8,) * 3, (2,)), "needs 3 strides, got"),
+        (lambda: CoAtNetConfig.from_layout(None, (1,), (8,)), "layout is None; use C and T"),
     ],
 )
 def test_bad_input_is_one_clear_line(call, message):

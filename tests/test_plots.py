@@ -28,7 +28,7 @@ def test_style_is_opaque_white_wide_and_legible():
     ax.legend([ax.plot([0, 1])[0]], ["row"])
     texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_legend().get_texts()]
     assert min(t.get_fontsize() for t in texts + ax.get_xticklabels()) >= 10
-    assert mpl.rcParams["image.cmap"] == "viridis"
+    assert mpl.rcParams["image.cmap"] == plots.SEQUENTIAL
 
 
 def test_limits_start_at_zero_or_are_centred_on_it():
@@ -56,7 +56,7 @@ def test_heatmap_chooses_its_map_by_sign_and_writes_small_ones():
 def test_written_numbers_contrast_with_their_cell():
     _, ax = plt.subplots()
     plots.heatmap(ax, [[0.0, 1.0]])
-    assert [(t.get_text(), t.get_color()) for t in ax.texts] == [("0", "white"), ("1", "black")]
+    assert [(t.get_text(), t.get_color()) for t in ax.texts] == [("0", "black"), ("1", "white")]
 
 
 def test_compared_panels_share_their_limits():
@@ -71,6 +71,18 @@ def test_picture_takes_grey_and_both_colour_orders():
     _, ax = plt.subplots()
     for shape in ((4, 5), (3, 4, 5), (4, 5, 3)):
         assert plots.picture(ax, torch.rand(shape)).get_array().shape[:2] == (4, 5)
+
+
+def test_zero_is_the_page_in_every_palette():
+    """A digit is a picture, so its zero is paper; a weight of zero is paper too."""
+    _, axes = plt.subplots(1, 3)
+    drawn = [
+        plots.picture(axes[0], [[0.0, 1.0]], ink=True),
+        plots.heatmap(axes[1], [[0.0, 1.0]]),
+        plots.heatmap(axes[2], [[0.0, -1.0]]),
+    ]
+    for image in drawn:
+        assert image.cmap(image.norm(0.0))[:3] == (1, 1, 1)
 
 
 def test_bad_input_is_named():

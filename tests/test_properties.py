@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coatnet_mini.attention import MultiHeadAttention, bias_matrix, relative_index, resize_table
-from coatnet_mini.model import CoAtNet, CoAtNetConfig
+from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig
+from coatnet_mini.cpu.fuse import fuse
 
 OPTIONS = settings(
     max_examples=12, deadline=None, derandomize=True,
@@ -64,7 +65,7 @@ def test_evaluation(config, batch):
         assert torch.equal(model(images), logits)
         alone = torch.cat([model(image[None]) for image in images])
         assert torch.allclose(alone, logits, atol=1e-5)
-        assert torch.allclose(model.fuse()(images), logits, atol=1e-5)
+        assert torch.allclose(fuse(model)(images), logits, atol=1e-5)
         for name, weights in model.attention_maps(images).items():
             stage, n = name.split(".")
             assert weights.shape[1] == model.stages[stage][int(n)].attention.heads

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from coatnet_mini.explore import axis, bars, explore, heat, image, line, scalar
-from coatnet_mini.explore.views import LARGE, make_axes, tabulate
+from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
+from coatnet_mini.explore.axes import make_axes
+from coatnet_mini.explore.tables import LARGE, tabulate
+from coatnet_mini.explore.widget import LEGACY
 
 ANY = {"t": [0, 1, 2]}
 
@@ -24,19 +26,21 @@ def decoded(table, shape):
     return table.numbers(table.codes.reshape(-1)[start[..., None] + np.arange(cells)])
 
 
+# Steps end at 1e-300, since a float64 knows no 10^309: what is nearer to zero is shown as zero.
+SHOWN = st.floats(1e-280, 1e6)
+SIZES = hnp.array_shapes(min_dims=2, max_dims=4, max_side=5)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    hnp.arrays(
-        np.float64,
-        hnp.array_shapes(min_dims=2, max_dims=4, max_side=5),
-        elements=st.floats(-1e6, 1e6, allow_subnormal=False),
-    )
-)
+@given(hnp.arrays(np.float64, SIZES, elements=SHOWN | SHOWN.map(lambda v: -v) | st.just(0.0)))
+@example(np.array([[1.0, 1.0 + 1e-12]]))
+@example(np.array([[1e-280, 1e-280 + 1e-288]]))
 def test_tables_keep_every_number_to_a_thousandth_of_the_range(values):
     table = tabulate("bars", values, 1)
     back = decoded(table, values.shape[:-1])
     assert table.exact
-    span = np.ptp(values) or np.abs(values).max()
+    span, largest = np.ptp(values), np.abs(values).max()
+    span = span if span > 1e-9 * largest else largest  # constant but for rounding
     assert np.abs(back - values).max() <= span / 1000 / 2
 
 
@@ -111,7 +115,98 @@ def test_views_on_one_scale_share_their_limits():
         }
 
     shown = explore(views, "title", t=[1.0, 2.0])
-    assert shown.limits == {"a": [-3, 3], "b": [-3, 3], "c": [1, 2]}
+    assert shown.limits == {"a": [-3, 3], "b": [-3, 3], "c": [0, 2]}
+    assert shown.signed == {"a": True, "b": True, "c": False}
+
+
+def test_a_view_on_the_scale_of_its_state_has_limits_for_each():
+    def views(t):
+        return {
+            "map": heat(t * np.eye(3), scale="state"),
+            "signed": heat(t * np.eye(3) - (t > 1), scale="state"),
+            "bars": bars([1.0, t], scale="state"),
+            "curve": line([2.0, 2.0 + t], scale="state"),
+            "picture": image(5 + t * np.eye(2), scale="state"),
+        }
+
+    shown = explore(
+        lambda t: {k: v for k, v in views(t).items() if k != "curve"}, "title", t=[1.0, 4.0]
+    )
+    assert [shown.limits_at("map", t=t) for t in (1.0, 4.0)] == [[0, 1], [0, 4]]
+    assert [shown.limits_at("signed", t=t) for t in (1.0, 4.0)] == [[-1, 1], [-3, 3]]
+    assert [shown.limits_at("bars", t=t) for t in (1.0, 4.0)] == [[0, 1], [0, 4]]
+    assert [shown.limits_at("picture", t=t) for t in (1.0, 4.0)] == [[5, 6], [5, 9]]
+    curve = explore(lambda t: {"curve": views(t)["curve"]}, "title", t=[1.0, 4.0])
+    assert [curve.limits_at("curve", t=t) for t in (1.0, 4.0)] == [[2, 3], [2, 6]]
+
+
+def test_hatched_cells_are_not_shown_and_change_no_limits():
+    def views(k):
+        values = np.arange(12.0).reshape(3, 4) + 1
+        mask = np.arange(4) < k
+        values[:, :k] = np.nan
+        return {"v": heat(values, hatched=np.broadcast_to(mask, (3, 4)))}
+
+    shown = explore(views, "title", k=axis(range(5), start=1))
+    assert shown.limits["v"] == [0, 12]
+    for k in range(5):
+        mask = shown.hatched("v", k=k)
+        assert np.array_equal(mask, np.tile(np.arange(4) < k, (3, 1)))
+        if k < 4:
+            kept = (np.arange(12.0).reshape(3, 4) + 1)[~mask]
+            assert np.array_equal(shown.compared("v", k=k), kept)
+    assert repr(shown).endswith("v (9) 2 to 12")
+
+
+def test_a_point_is_an_axis_without_a_control():
+    def views(i, n):
+        return {"map": heat(np.eye(3, 4), mark="i"), "row": bars(np.eye(5)[n], mark="n")}
+
+    shown = explore(views, "Points", i=point(3, 4, start=(1, 2), label="query i"), n=point(5))
+    assert shown.state == [6, 2]
+    assert "query i = row 1, column 2 (of 3×4), n = 2 (of 0 to 4)" in repr(shown)
+    assert np.array_equal(shown.numbers("row", n=3), [0, 0, 0, 1, 0])
+    assert shown.state_of("i=2,3; n=0") == [11, 0]
+    assert shown.state_of("query i = 7; n=4; reset") == [6, 2]
+
+
+def test_links_name_axes_and_options():
+    shown = explore(
+        lambda **_: {"v": 1.0}, "t", T=axis([-0.5, 1], label="temperature τ"), form=["pre", "post"]
+    )
+    assert shown.state_of("temperature τ=−0.5; form=post") == [0, 1]
+    for wrong, message in (
+        ("T=2", 'has no option "2"; choose from'),
+        ("U=1", "the axes are ['T', 'form']"),
+        ("form", "write axis=option"),
+    ):
+        with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+            shown.state_of(wrong)
+        assert message in str(error.value)
+    pointed = explore(lambda i: {"v": heat(np.eye(3), mark="i")}, "t", i=point(3, 3))
+    for wrong in ("i=9", "i=1,3", "i=x", "i=1,1,1", "i=-1"):
+        with pytest.raises(ValueError, match='is no position of "i", a point on 3×3 cells'):
+            pointed.state_of(wrong)
+
+
+def test_a_figure_holds_what_fits_one_screen():
+    def panels(count, kind=bars):
+        return lambda **_: {f"v{k}": kind([1.0] if kind is bars else 1.0) for k in range(count)}
+
+    explore(panels(4), "four", a=[1], b=[1], c=[1])
+    explore(panels(3, scalar), "three", a=[1])
+    explore(panels(9), LEGACY[0], a=[1], b=[1], c=[1], d=[1])
+    for make, message in (
+        (lambda: explore(panels(5), "five", a=[1]), "5 panels, ['v0', 'v1', 'v2', 'v3', 'v4']"),
+        (lambda: explore(panels(4, scalar), "four", a=[1]), "a figure has at most 3"),
+        (
+            lambda: explore(panels(1), "t", a=[1], b=[1], c=[1], d=[1]),
+            "has 4 controls, ['a', 'b', 'c', 'd']: a figure has at most 3; a position can be a",
+        ),
+    ):
+        with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+            make()
+        assert message in str(error.value)
 
 
 def test_a_clipped_map_saturates_at_its_limits():
@@ -143,7 +238,15 @@ def test_repr_says_the_figure_in_words_and_holds_no_address():
         (lambda: figure(1.0, i=[1, 1.0]), 'axis "i" has two values that read the same'),
         (lambda: figure(1.0, i=[np.nan]), 'axis "i" has a value that is not finite'),
         (lambda: figure(1.0, i=axis([1, 2], start=3)), 'axis "i" cannot start at 3'),
-        (lambda: figure(1.0, **{k: [1] for k in "abcde"}), "1 to 4 axes, not 5"),
+        (lambda: explore(lambda: {"v": 1}, "t"), "needs an axis"),
+        (lambda: figure(1.0, i=point(2, 2)), 'points at "i", but no view names it'),
+        (lambda: figure(heat(np.eye(3), mark="i"), i=point(2, 2)), "3×3 cells, but"),
+        (lambda: figure(heat(np.eye(3), row="i"), i=point(2, 2)), "whole numbers 0 to 2 only"),
+        (lambda: point(2, 0), "point(2, 0) has no cells"),
+        (lambda: point(2, 3, start=(0, 3)), "cannot start at (0, 3): it is not on the grid"),
+        (lambda: figure(heat(np.eye(2), mark="i"), i=point(2, 2, start=4)), "cannot start at 4"),
+        (lambda: heat(np.eye(2), hatched=[True]), "hatched is (1,), but the view is (2, 2)"),
+        (lambda: figure(heat(np.eye(2), y=("i", [1]))), "1 y for 2 values"),
         (lambda: figure(np.nan), 'view "v" is not finite (NaN or infinity) at t = 0'),
         (lambda: figure([[1, 2], [3]]), "numbers in rows of one length"),
         (lambda: figure(np.zeros((0, 3))), "none empty"),

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.peers import load_timm
+from coatnet_mini import create_model
 from coatnet_mini.blocks import StochasticDepth, as_tokens
-from coatnet_mini.model import create_model
 from coatnet_mini.vit import (
     EncoderBlock,
     TokenEmbedding,

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from benchmarks.peers import load_timm
-from coatnet_mini.model import CoAtNet, create_model
+from coatnet_mini import create_model
+from coatnet_mini.coatnet import CoAtNet
 
 # What timm fixes where the paper leaves a choice, or where it departs from the paper.
 TIMM_CHOICES = dict(

@@ -1,8 +1,8 @@
 """Execute the chapters in place: `make chapters`, or `make chapters ONLY=01` for one.
 
 The one writer of stored outputs. It stamps the set-up cell, runs every cell in a fresh kernel
-with one thread, and keeps of the metadata only what is the same on every machine. A chapter in
-which a cell raises keeps its old file.
+with one thread, and keeps of the metadata only what is the same on every machine; the minutes in
+a chapter's head come from tools/clock.py. A chapter in which a cell raises keeps its old file.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from tools import clock
 from tools.home import read_home, stamp_notebook, write
 
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
@@ -65,6 +66,8 @@ def execute(path: Path, home: str) -> nbformat.NotebookNode:
     )
     client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
     normalise(notebook)
+    if clock.printed(notebook):
+        clock.stamp(notebook)
     nbformat.validate(notebook)
     return notebook
 

@@ -20,7 +20,7 @@ COLAB = "https://colab.research.google.com"
 OWNER = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,38}")
 NAME = re.compile(r"(?!\.{1,2}$)(?!.*\.(?:git|wiki)$)[A-Za-z0-9._-]{1,100}", re.IGNORECASE)
 
-SETUP_CELL = '''\
+SETUP_CELL = """\
 # Set-up, the same in every chapter: fetches the package in Colab.
 from importlib.util import find_spec
 
@@ -33,7 +33,7 @@ if not find_spec("coatnet_mini"):
     if not HOME:
         raise RuntimeError("no home repository yet: run `make home "
                            "REPO=owner/name` in a checkout, commit, push")
-    %pip install --quiet --no-deps git+https://github.com/{{HOME}}'''
+    %pip install --quiet --no-deps git+https://github.com/{{HOME}}"""
 
 
 def check_repo(repo: str) -> str:
@@ -69,7 +69,7 @@ def stamp_notebook(notebook: dict, file: str, home: str) -> None:
     if setup is None:
         setup = {"id": "setup", "cell_type": "code", "outputs": [], "execution_count": None}
         cells.insert(next((i for i, c in enumerate(cells) if c["cell_type"] == "code"), 0), setup)
-    setup["metadata"] = {"tags": ["hide-input"]}
+    setup["metadata"] = {"tags": ["remove-cell"]}  # from the page, where nothing runs
     setup["source"] = setup_cell(home).splitlines(keepends=True)
     first = cells[0]
     if first["cell_type"] != "markdown":

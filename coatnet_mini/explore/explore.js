@@ -2,13 +2,19 @@
 // that a reader could want checked; every number was computed in Python.
 // Runs as an anywidget (Jupyter, Colab) and, through explore_host.js, on a page without a kernel.
 
-// matplotlib's viridis, 256 × (red, green, blue); a test compares it.
-const VIRIDIS = bytes("RAFURAJWRQRXRQVZRgdaRghcRgpdRgteRw1gRw5hRxBjRxFkRxNlSBRnSBZoSBdpSBhqSBpsSBttSBxuSB1vSB9wSCBxSCFzSCN0SCR1SCV2SCZ3SCh4SCl5Ryp6Ryx6Ry17Ry58Ry99RjB+RjJ+RjN/RjSARTWBRTeBRTiCRDmDRDqDRDuEQz2EQz6FQj+FQkCGQkGGQUKHQUSHQEWIQEaIP0eIP0iJPkmJPkqJPkyKPU2KPU6KPE+KPFCLO1GLO1KLOlOLOlSMOVWMOVaMOFiMOFmMN1qMN1uNNlyNNl2NNV6NNV+NNGCNNGGNM2KNM2ONMmSOMmWOMWaOMWeOMWiOMGmOMGqOL2uOL2yOLm2OLm6OLm+OLXCOLXGOLHGOLHKOLHOOK3SOK3WOKnaOKneOKniOKXmOKXqOKXuOKHyOKH2OJ36OJ3+OJ4COJoGOJoKOJoKOJYOOJYSOJYWOJIaOJIeOI4iOI4mOI4qNIouNIoyNIo2NIY6NIY+NIZCNIZGMIJKMIJKMIJOMH5SMH5WLH5aLH5eLH5iLH5mKH5qKHpuKHpyJHp2JH56JH5+IH6CIH6GIH6GHH6KHIKOGIKSGIaWFIaaFIqeFIqiEI6mDJKqDJauCJayCJq2BJ62BKK6AKa9/KrB/LLF+LbJ9LrN8L7R8MbV7MrZ6NLZ5Nbd5N7h4OLl3Orp2O7t1Pbx0P7xzQL1yQr5xRL9wRsBvSMFuSsFtTMJsTsNrUMRqUsVpVMVoVsZnWMdlWshkXMhjXsliYMpgY8tfZcteZ8xcac1bbM1abs5YcM9Xc9BWddBUd9FTetFRfNJQf9NOgdNNhNRLhtVJidVIi9ZGjtZFkNdDk9dBldhAmNg+m9k8ndk7oNo5oto3pds2qNs0qtwyrdwwsN0vst0ttd4ruN4put4ovd8mwN8lwt8jxeAhyOAgyuEfzeEd0OEc0uIb1eIa2OIZ2uMZ3eMY3+MY4uQY5eQZ5+QZ6uUa7OUb7+Uc8eUd9OYe9uYg+OYh++cj/ecl");
-const POSITIVE = [214, 69, 65];
-const NEGATIVE = [58, 126, 201];
+// plots.py's RAMPS: nine colours from zero to full scale, one each for (k / 8)² of it.
+const RAMPS = {
+  "light +": "#ffffff #aaceea #7fb0da #5c98d0 #3f83c7 #256fc1 #175cb7 #184ca5 #183c93",
+  "light -": "#ffffff #e4c4a5 #d1a278 #c48552 #b76d36 #ac5718 #9c4507 #8b3502 #782804",
+  "dark +": "#121212 #283a59 #2e507f #2e64a0 #3177b8 #318bd0 #3c9fe1 #5ab3ea #78c6f3",
+  "dark -": "#121212 #523225 #71442b #8d542d #a5642f #bb752f #cf8836 #dd9d4b #ecb360",
+};
 const SVG = "http://www.w3.org/2000/svg";
 const TYPES = { uint8: Uint8Array, uint16: Uint16Array, float32: Float32Array };
 const WRITTEN = 49; // a map of up to this many cells carries its numbers
+const HIGHEST = 640; // pixels that a figure may take of a desktop's screen
+const WIDE = 560; // pixels from which the panels stand side by side, as in explore.css
+const TALL = 340, LEAST = 110; // the height of a row of maps, and how far it shrinks to fit
 
 function bytes(base64) {
   return Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
@@ -36,19 +42,27 @@ function draw(tag, attributes, parent) {
 
 // ---- numbers -------------------------------------------------------------------------------
 
-// Gives the numbers of one view in one state, and prints them.
-function reader(view, buffer) {
-  const { type, offset, strides, base, mantissa, decimals } = view.table;
+// A table's numbers in one state.
+function lookUp({ type, offset, strides, base, mantissa, decimals }, cells, buffer) {
   const codes = new TYPES[type](buffer, offset);
+  const number = type === "float32" ? (q) => q : (q) => ((base + q) * mantissa) / 10 ** decimals;
+  return (state) => {
+    const start = strides.reduce((sum, stride, k) => sum + stride * state[k], 0);
+    return Float64Array.from(codes.subarray(start, start + cells), number);
+  };
+}
+
+// Gives the numbers of one view in one state, the cells not compared, and prints numbers.
+// Whoever computes numbers in the page takes the place of `at` and `hatched`, nothing else.
+function reader(view, buffer) {
+  const { type, mantissa, decimals } = view.table;
   const cells = view.shape.reduce((a, b) => a * b, 1);
   const exact = type !== "float32";
   const scale = 10 ** decimals;
+  const mask = view.hatched && lookUp(view.hatched, view.shape[0] * view.shape[1], buffer);
   return {
-    at(state) {
-      const start = strides.reduce((sum, stride, k) => sum + stride * state[k], 0);
-      const part = codes.subarray(start, start + cells);
-      return Float64Array.from(part, exact ? (q) => ((base + q) * mantissa) / scale : (q) => q);
-    },
+    at: lookUp(view.table, cells, buffer),
+    hatched: (state) => (mask ? mask(state) : null),
     print(number) {
       const fixed = exact && decimals <= 8; // smaller numbers are read with an exponent
       const text = fixed ? number.toFixed(Math.max(decimals, 0)) : String(Number(number.toPrecision(4)));
@@ -56,14 +70,33 @@ function reader(view, buffer) {
     },
     // As `print`, but at the ends of a clipped scale says that the number lies there or beyond.
     read(number) {
-      const half = mantissa / scale / 2;
-      const beyond = view.clip && (number >= view.clip[1] - half ? "≥ " : number <= view.clip[0] + half ? "≤ " : "");
+      const half = exact ? mantissa / scale / 2 : 0;
+      const beyond = view.clip && view.kind === "heat" && (number >= view.clip[1] - half ? "≥ " : number <= view.clip[0] + half ? "≤ " : "");
       return (beyond || "") + this.print(number);
     },
   };
 }
 
+// The limits of one state, for a view on the scale "state"; scales.py has the same rule.
+function ownLimits(view, values, mask) {
+  let low = Infinity, high = -Infinity;
+  const all = mask?.every((m) => m);
+  values.forEach((v, k) => { if (!mask?.[k] || all) { low = Math.min(low, v); high = Math.max(high, v); } });
+  if (view.clip) [low, high] = view.clip;
+  if (view.kind === "bars" || (view.kind === "heat" && !view.clip)) { low = Math.min(low, 0); high = Math.max(high, 0); }
+  if (view.signed) { high = Math.max(Math.abs(low), Math.abs(high)); low = -high; }
+  return [low, high > low ? high : low + 1];
+}
+
 const tick = (number) => String(Number(number.toPrecision(3))).replace("-", "−");
+
+// What an option is called: a position has no list of names.
+function optionText({ point, options }, index) {
+  if (!point) return options[index];
+  return point.length === 2 ? `row ${Math.floor(index / point[1])}, column ${index % point[1]}` : String(index);
+}
+
+const axisWords = (axis, index) => `${axis.label} = ${optionText(axis, index)}`;
 
 // ---- controls ------------------------------------------------------------------------------
 
@@ -101,6 +134,16 @@ function choice(axis, parent, change) {
   return (index) => { inputs[index].checked = true; };
 }
 
+// No control: says where the position is, and how it is moved.
+function pointed(axis, parent) {
+  const line = make("p", "cm-point", parent);
+  make("span", "", line, axis.label);
+  const shown = make("output", "", line);
+  make("span", "cm-hint", line, "click in a picture that frames it, or focus that and use the arrow keys");
+  shown.setAttribute("aria-live", "off");
+  return (index) => { shown.textContent = optionText(axis, index); };
+}
+
 // ---- pictures ------------------------------------------------------------------------------
 
 // Outlines a box, in cells, so that it is seen on any colour: a white line under a coloured one.
@@ -115,61 +158,131 @@ function outline(svg, className) {
   };
 }
 
-function colour(limits, kind) {
-  const [low, high] = limits;
-  if (kind === "heat" && low === -high) {
-    return (v) => [...(v < 0 ? NEGATIVE : POSITIVE), Math.round((255 * Math.abs(v)) / high)];
-  }
-  const level = (v) => Math.round((255 * (v - low)) / (high - low));
-  if (kind === "image") return (v) => [level(v), level(v), level(v), 255];
-  return (v) => [...VIRIDIS.subarray(3 * level(v), 3 * level(v) + 3), 255];
+// 256 colours in even steps of the value, three bytes each.
+const ramps = {};
+function ramp(name) {
+  if (ramps[name]) return ramps[name];
+  const anchors = RAMPS[name].split(" ").map((hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16)));
+  const last = anchors.length - 1;
+  return ramps[name] = Array.from({ length: 256 }, (_, k) => {
+    const place = Math.sqrt(k / 255) * last;
+    const from = Math.min(Math.floor(place), last - 1);
+    return anchors[from].map((c, channel) => Math.round(c + (anchors[from + 1][channel] - c) * (place - from)));
+  });
 }
 
-function paint(canvas, count, rgba) {
+// The colour of a number: pictures grey, weights in one ramp, signed values in two.
+function colour(view, [low, high], theme) {
+  const byte = (share) => Math.max(0, Math.min(255, Math.round(255 * share)));
+  const level = (v) => byte((v - low) / (high - low));
+  if (view.kind === "image") return (v) => Array(3).fill(view.ink ? 255 - level(v) : level(v));
+  if (!view.signed) return (v) => ramp(`${theme} +`)[level(v)];
+  return (v) => ramp(`${theme} ${v < 0 ? "-" : "+"}`)[byte(Math.abs(v) / high)];
+}
+
+// Black or white, whichever is read on the colour with a contrast of at least 4.5.
+function legible(rgb) {
+  const linear = (c) => (c > 10 ? ((c / 255 + 0.055) / 1.055) ** 2.4 : c / 3294);
+  return 0.2126 * linear(rgb[0]) + 0.7152 * linear(rgb[1]) + 0.0722 * linear(rgb[2]) > 0.179 ? "#000" : "#fff";
+}
+
+function paint(canvas, count, rgb) {
   const context = canvas.getContext("2d", { willReadFrequently: true }); // small: keep it off the GPU
   const pixels = context.createImageData(canvas.width, canvas.height);
-  for (let k = 0; k < count; k++) pixels.data.set(rgba(k), 4 * k);
+  for (let k = 0; k < count; k++) pixels.data.set([...rgb(k), 255], 4 * k);
   context.putImageData(pixels, 0, 0);
 }
 
-function scaleBar(view, parent) {
-  const bar = make("div", "cm-scale", parent);
-  const [low, high] = view.limits;
-  const colourOf = colour(view.limits, view.kind);
-  make("span", "", bar, tick(low));
-  const canvas = make("canvas", "", bar);
-  Object.assign(canvas, { width: 129, height: 1 });
-  canvas.setAttribute("aria-hidden", "true");
-  paint(canvas, 129, (k) => colourOf(low + ((high - low) * k) / 128));
-  make("span", "", bar, tick(high));
+const SCALES = { shared: () => "scale: shared", state: (limits) => `scale: this state, ${limits.map(tick).join(" to ")}` };
+
+// The line that says on which scale a view is drawn, and for maps the colours of it.
+function scaleOf(view, parent) {
+  const bar = view.kind === "heat" ? make("div", "cm-scale", parent) : null;
+  const low = bar && make("span", "", bar);
+  const canvas = bar && make("canvas", "", bar);
+  const high = bar && make("span", "", bar);
+  const said = view.scale ? make("div", "cm-said", parent) : null;
+  if (bar) {
+    Object.assign(canvas, { width: 129, height: 1 });
+    canvas.setAttribute("aria-hidden", "true");
+  }
+  return (limits, theme) => {
+    if (said) said.textContent = SCALES[view.scale](limits);
+    if (!bar) return;
+    [low.textContent, high.textContent] = limits.map(tick);
+    const colourOf = colour(view, limits, theme);
+    paint(canvas, 129, (k) => colourOf(limits[0] + ((limits[1] - limits[0]) * k) / 128));
+  };
+}
+
+// What maps and plots share: a stage, with names and numbers of both axes around it.
+function frameOf(view, figure) {
+  const box = make("div", "cm-plotbox", figure);
+  const side = make("div", "cm-y", box);
+  const stage = make("div", "cm-stage", box);
+  const row = make("div", view.labels ? "cm-x cm-labels" : "cm-x", box);
+  const ends = (numbers, count) => (numbers ? [numbers[0], numbers.at(-1)].map(tick) : ["0", String(count - 1)]);
+  return {
+    box, stage,
+    across(columns) {
+      if (view.labels) for (const name of view.labels) make("span", "", row, name);
+      else [ends(view.x, columns)[0], view.xname ?? "", ends(view.x, columns)[1]].forEach((text) => make("span", "", row, text));
+    },
+    down(rows) {
+      const [top, bottom] = ends(view.y, rows);
+      return this.side(top, bottom);
+    },
+    side(top, bottom) {
+      side.replaceChildren();
+      make("span", "", side, top);
+      make("span", view.yname?.length > 2 ? "cm-long" : "", side, view.yname ?? ""); // reads upwards
+      make("span", "", side, bottom);
+    },
+  };
+}
+
+// Names a position in words: the names of the axes, where the view has them.
+function place(view, row, column) {
+  const across = view.labels ? view.labels[column] : view.x ? tick(view.x[column]) : column;
+  if (!view.xname && !view.yname) return `row ${view.y ? tick(view.y[row]) : row}, column ${across}`;
+  return `${view.yname ?? "row"} ${view.y ? tick(view.y[row]) : row}, ${view.xname ?? "column"} ${across}`;
 }
 
 // A heat map or an image: one canvas pixel a cell, enlarged by the browser.
 function grid(view, figure, numbers) {
   const [rows, columns, channels = 1] = view.shape;
-  const stage = make("div", "cm-stage", figure);
-  stage.style.aspectRatio = `${columns} / ${rows}`;
+  const frame = frameOf(view, figure);
+  const { stage } = frame;
+  frame.box.style.setProperty("--cm-ratio", columns / rows);
+  if (view.xname || view.labels || view.x) frame.across(columns);
+  if (view.yname || view.y) frame.down(rows);
   const canvas = make("canvas", "", stage);
   Object.assign(canvas, { width: columns, height: rows });
   const svg = draw("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" }, stage);
+  const hatch = view.hatched && hatching(svg, rows, columns);
   const written = view.kind === "heat" && rows * columns <= WRITTEN ? make("div", "cm-cells", stage) : null;
   if (written) {
     written.style.gridTemplate = `repeat(${rows}, minmax(0, 1fr)) / repeat(${columns}, minmax(0, 1fr))`;
     written.classList.toggle("cm-many", columns > 5);
     for (let k = 0; k < rows * columns; k++) make("span", "", written);
   }
-  if (view.labels) labels(view.labels, figure);
-  if (view.kind === "heat") scaleBar(view, figure);
-  const colourOf = colour(channels === 3 ? [0, view.limits[1] > 1 ? 255 : 1] : view.limits, view.kind);
+  const scale = scaleOf(view, frame.box);
+  let hidden = null;
   return {
     stage, svg, rows, columns,
-    show(values) {
-      if (channels === 3) {
-        paint(canvas, rows * columns, (k) => [0, 1, 2].map((c) => colourOf(values[3 * k + c])[0]).concat(255));
-      } else {
-        paint(canvas, rows * columns, (k) => colourOf(values[k]));
-      }
-      if (written) values.forEach((v, k) => { written.children[k].textContent = numbers.print(v); });
+    show(values, mask, limits, theme) {
+      hidden = mask;
+      const colourOf = colour(view, channels === 3 ? [0, view.limits[1] > 1 ? 255 : 1] : limits, theme);
+      const cell = channels === 3
+        ? (k) => [0, 1, 2].map((c) => colourOf(values[3 * k + c])[0])
+        : (k) => colourOf(values[k]);
+      paint(canvas, rows * columns, cell);
+      hatch?.(mask);
+      scale(limits, theme);
+      if (written) values.forEach((v, k) => {
+        written.children[k].textContent = mask?.[k] ? "" : numbers.print(v);
+        written.children[k].style.color = legible(cell(k));
+      });
     },
     box: (cell, what) => ({
       cell: [cell % columns, Math.floor(cell / columns), 1, 1],
@@ -179,42 +292,53 @@ function grid(view, figure, numbers) {
     index: (row, column, what) => ({ cell: row * columns + column, row, column })[what],
     read(values, row, column) {
       const k = row * columns + column;
+      if (hidden?.[k]) return `${place(view, row, column)}: not compared`;
       const value = Array.from(values.subarray(k * channels, (k + 1) * channels), (v) => numbers.read(v)).join(", ");
-      return `row ${row}, column ${view.labels ? view.labels[column] : column}: ${value}`;
+      return `${place(view, row, column)}: ${value}`;
     },
   };
 }
 
-function labels(names, parent) {
-  const row = make("div", "cm-axis cm-labels", parent);
-  for (const name of names) make("span", "", row, name);
+// Stripes over the cells that are not compared.
+let hatchings = 0;
+function hatching(svg, rows, columns) {
+  const id = `cm-hatch-${hatchings++}`;
+  const size = Math.max(rows, columns) / 28;
+  const pattern = draw("pattern", {
+    id, width: size, height: size, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)",
+  }, svg);
+  draw("rect", { class: "cm-blank", width: size, height: size }, pattern);
+  draw("rect", { class: "cm-stripe", width: size * 0.35, height: size }, pattern);
+  const path = draw("path", { class: "cm-hatched", fill: `url(#${id})` }, svg);
+  return (mask) => {
+    const cells = [...mask.keys()].filter((k) => mask[k]);
+    path.setAttribute("d", cells.map((k) => `M${k % columns} ${Math.floor(k / columns)}h1v1h-1z`).join(""));
+  };
 }
 
 // The frame that bars and curves share: limits at the left, positions below.
 function plot(view, figure, width) {
-  const [low, high] = view.limits;
-  const box = make("div", "cm-plotbox", figure);
-  const side = make("div", "cm-y", box);
-  make("span", "", side, tick(high));
-  make("span", "", side, tick(low));
-  const stage = make("div", "cm-stage", box);
-  stage.style.aspectRatio = "5 / 2";
-  const svg = draw("svg", { viewBox: `0 0 ${width} 100`, preserveAspectRatio: "none" }, stage);
-  const y = (v) => 100 * (1 - (v - low) / (high - low));
-  if (low <= 0 && high >= 0) draw("line", { class: "cm-zero", x1: 0, x2: width, y1: y(0), y2: y(0) }, svg);
   const columns = view.shape.at(-1);
-  if (view.labels) {
-    labels(view.labels, box);
-  } else {
-    const row = make("div", "cm-axis", box);
-    const ends = view.x ? [tick(view.x[0]), tick(view.x.at(-1))] : ["0", String(columns - 1)];
-    for (const end of ends) make("span", "", row, end);
-  }
+  const frame = frameOf(view, figure);
+  const { stage } = frame;
+  frame.across(columns);
+  const svg = draw("svg", { viewBox: `0 0 ${width} 100`, preserveAspectRatio: "none" }, stage);
+  const zero = draw("line", { class: "cm-zero", x1: 0, x2: width }, svg);
+  const scale = scaleOf(view, frame.box);
+  let low, high;
+  const y = (v) => 100 * (1 - (v - low) / (high - low));
   return {
     stage, svg, y, rows: 1, columns,
+    limit(limits, theme) {
+      [low, high] = limits;
+      frame.side(tick(high), tick(low));
+      zero.style.display = low <= 0 && high >= 0 ? "" : "none";
+      for (const end of ["y1", "y2"]) zero.setAttribute(end, y(0));
+      scale(limits, theme);
+    },
     box: (cell) => [(width * cell) / columns, 0, width / columns, 100],
     index: (row, column) => column,
-    read: (values, row, column) => `${view.labels ? view.labels[column] : column}: `,
+    name: (column) => `${view.xname ? `${view.xname} ` : ""}${view.labels ? view.labels[column] : view.x ? tick(view.x[column]) : column}`,
   };
 }
 
@@ -225,14 +349,16 @@ function barChart(view, figure, numbers) {
     draw("rect", { class: "cm-bar", x: 10 * k + 1, width: 8 }, frame.svg));
   return {
     ...frame,
-    show(values) {
+    show(values, mask, limits, theme) {
+      frame.limit(limits, theme);
       const zero = frame.y(0);
       values.forEach((v, k) => {
         rects[k].setAttribute("y", Math.min(zero, frame.y(v)));
         rects[k].setAttribute("height", Math.abs(zero - frame.y(v)));
+        rects[k].classList.toggle("cm-below", v < 0);
       });
     },
-    read: (values, row, column) => frame.read(values, row, column) + numbers.print(values[column]),
+    read: (values, row, column) => `${frame.name(column)}: ${numbers.print(values[column])}`,
   };
 }
 
@@ -254,7 +380,8 @@ function curves(view, figure, numbers) {
   }
   return {
     ...frame,
-    show(values) {
+    show(values, mask, limits, theme) {
+      frame.limit(limits, theme);
       paths.forEach((path, s) => {
         const points = Array.from({ length: columns }, (_, k) => `${across(k)},${frame.y(values[s * columns + k])}`);
         path.setAttribute("points", points.join(" "));
@@ -263,14 +390,14 @@ function curves(view, figure, numbers) {
     box: (cell) => [across(cell), 0, 0.01, 100],
     place: (fraction) => x.reduce((best, _, k) =>
       Math.abs(across(k) - 1000 * fraction) < Math.abs(across(best) - 1000 * fraction) ? k : best, 0),
-    read: (values, row, column) => `at ${tick(x[column])}: ` +
+    read: (values, row, column) => `${view.xname ?? "at"} ${tick(x[column])}: ` +
       names.map((name, s) => `${count > 1 ? `${name} ` : ""}${numbers.print(values[s * columns + column])}`).join(", "),
   };
 }
 
 // ---- a view: a picture that can be read by pointer and keys, and clicked where it is marked -----
 
-function figureOf(view, figure, numbers, change, speak) {
+function figureOf(view, axes, figure, numbers, change, speak, tool) {
   make("figcaption", "", figure, view.name);
   if (view.kind === "scalar") {
     const value = make("output", "", figure);
@@ -282,6 +409,8 @@ function figureOf(view, figure, numbers, change, speak) {
   const picture = draws[view.kind](view, figure, numbers);
   const { stage, svg, rows, columns } = picture;
   const { mark } = view;
+  const axis = mark && axes[mark.axis];
+  const cells = mark && (mark.cells ?? [...Array(axis.point.reduce((a, b) => a * b)).keys()]);
   const showMark = outline(svg, "cm-mark");
   const showCursor = outline(svg, "cm-cursor");
   const note = make("span", "cm-read", figure);
@@ -289,19 +418,23 @@ function figureOf(view, figure, numbers, change, speak) {
 
   stage.tabIndex = 0;
   stage.setAttribute("role", "img");
-  if (mark) stage.classList.add("cm-clickable");
+  if (mark || tool) stage.classList.add("cm-clickable");
+  tool?.controls(figure);
 
+  const markAt = () => ({
+    cell: [Math.floor(marked / columns), marked % columns], row: [marked, 0], column: [0, marked],
+  })[mark.what];
   function read() {
     showCursor(cursor && picture.box(picture.index(...cursor, "cell"), "cell"));
-    const at = cursor ?? (mark?.what === "cell" && [Math.floor(marked / columns), marked % columns]);
+    const at = cursor ?? (mark?.what === "cell" && markAt());
     note.textContent = at ? picture.read(values, ...at) : "";
   }
   function pick() {
     const wanted = picture.index(...cursor, mark.what);
     const wide = mark.what === "cell" ? columns : 1;
     const gap = (cell) => Math.hypot(Math.floor(cell / wide) - Math.floor(wanted / wide), (cell % wide) - (wanted % wide));
-    const best = mark.cells.reduce((b, cell, k) => (gap(cell) < gap(mark.cells[b]) ? k : b), 0);
-    change(mark.axis, best);
+    const best = cells.reduce((b, cell, k) => (gap(cell) < gap(cells[b]) ? k : b), 0);
+    if (cells[best] !== marked) change(mark.axis, best);
   }
   function follow(event) {
     const area = stage.getBoundingClientRect();
@@ -311,52 +444,93 @@ function figureOf(view, figure, numbers, change, speak) {
     cursor = [clamp(down, rows), picture.place ? picture.place(across) : clamp(across, columns)];
     read();
   }
-  const leave = () => { cursor = null; read(); };
-  stage.addEventListener("pointermove", follow);
-  stage.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
-  stage.addEventListener("click", (event) => { follow(event); if (mark) pick(); });
-  stage.addEventListener("blur", leave);
-  stage.addEventListener("keydown", (event) => {
-    const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    const chosen = mark && (event.key === "Enter" || event.key === " ");
-    if (!step && !chosen) return;
+  function step(event) {
+    const move = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
+    const chosen = (mark || tool) && (event.key === "Enter" || event.key === " ");
+    if (!move && !chosen) return;
     event.preventDefault();
     event.stopPropagation();
-    const start = mark?.what === "cell" ? [Math.floor(marked / columns), marked % columns] : [0, 0];
-    const [row, column] = cursor ?? start;
-    const [down, across] = step ?? [0, 0];
+    const [row, column] = cursor ?? (mark ? markAt() : [0, 0]);
+    if (tool?.key(event, [row, column])) return;
+    const [down, across] = move ?? [0, 0];
     cursor = [Math.max(0, Math.min(rows - 1, row + down)), Math.max(0, Math.min(columns - 1, column + across))];
-    if (chosen) pick();
+    if (!tool && (chosen || axis?.point)) pick();
+    if (!tool && axis?.point && mark.what === "cell") cursor = null; // the outline itself has moved
     read();
-    speak(note.textContent);
+    speak(`${axis?.point ? `${axis.label}: ` : ""}${note.textContent}`);
+  }
+  const leave = () => { cursor = null; read(); };
+  function edit(event) {
+    const area = stage.getBoundingClientRect();
+    const across = (event.clientX - area.left) / area.width;
+    const down = (event.clientY - area.top) / area.height;
+    tool.move({ down, across, rows, column: cursor[1] });
+  }
+  if (tool) {
+    stage.classList.add("cm-edited"); // a finger that moves here draws, and does not scroll
+    stage.addEventListener("pointerdown", (event) => {
+      stage.setPointerCapture(event.pointerId);
+      tool.start();
+      follow(event);
+      edit(event);
+    });
+  }
+  stage.addEventListener("pointermove", (event) => {
+    follow(event);
+    if (tool && event.buttons & 1) edit(event);
+    else if (!tool && axis?.point && event.buttons & 1 && event.pointerType !== "touch") pick();
   });
+  stage.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") leave(); });
+  stage.addEventListener("click", (event) => { follow(event); if (mark && !tool) pick(); });
+  stage.addEventListener("blur", leave);
+  stage.addEventListener("keydown", step);
   stage.setAttribute("data-lm-suppress-shortcuts", "true");
 
-  return (state, words) => {
+  return (state, words, theme) => {
     values = numbers.at(state);
-    marked = mark ? mark.cells[state[mark.axis]] : null;
-    picture.show(values);
+    marked = mark ? cells[state[mark.axis]] : null;
+    const mask = numbers.hatched(state);
+    const limits = view.scale === "state" ? ownLimits(view, values, mask) : view.limits;
+    picture.show(values, mask, limits, theme);
     showMark(mark && picture.box(marked, mark.what));
     read();
     const range = values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
+    const keys = tool ? `; ${tool.hint}` : axis?.point ? `; the arrow keys move ${axis.label}` : "";
     stage.setAttribute("aria-label",
-      `${view.name}, ${view.shape.join(" by ")}, ${numbers.print(range[0])} to ${numbers.print(range[1])}; ${words}`);
+      `${view.name}, ${view.shape.join(" by ")}, ${numbers.print(range[0])} to ${numbers.print(range[1])}; ${words}${keys}`);
   };
 }
 
-// A frame for each view: maps first, then charts, then a row of numbers.
+// A frame for each view: maps in one row, charts beside or below them, then a row of numbers.
 function arrange(list, parent) {
   const roles = list.map(({ kind }) => ({ heat: "map", image: "map", scalar: "number" })[kind] ?? "chart");
-  const maps = roles.filter((role) => role === "map").length;
-  parent.dataset.maps = maps;
-  parent.style.setProperty("--cm-columns", maps === 4 ? 2 : Math.min(Math.max(maps, 2), 3));
   const frames = [];
   for (const role of ["map", "chart", "number"]) {
-    const apart = roles.includes(role) && (role === "number" || (role === "chart" && maps !== 1));
-    const row = apart ? make("div", `cm-${role}s`, parent) : parent;
+    const count = roles.filter((r) => r === role).length;
+    if (!count) continue;
+    const row = make("div", `cm-${role}s`, parent);
+    row.style.setProperty("--cm-count", role === "chart" && count === 4 ? 2 : count > 4 ? 3 : count);
     roles.forEach((r, k) => { if (r === role) frames[k] = make("figure", `cm-view cm-${role}`, row); });
+    parent.dataset[`${role}s`] = count;
   }
   return frames;
+}
+
+// Shrinks the pictures until the whole figure is on one screen with its controls; on a phone it
+// is the controls that stay in view.
+function fit(root) {
+  root.style.setProperty("--cm-tall", `${TALL}px`);
+  if (root.offsetWidth < WIDE) return;
+  for (let tall = TALL; ; tall = Math.max(LEAST, tall - 10)) {
+    root.style.setProperty("--cm-tall", `${tall}px`);
+    if (tall === LEAST || root.offsetHeight <= HIGHEST) return;
+  }
+}
+
+// A page is dark where its text is light: so it is in every host, whatever it calls its theme.
+function themeOf(root) {
+  const [red, green, blue] = getComputedStyle(root).color.match(/[\d.]+/g)?.map(Number) ?? [0, 0, 0];
+  return 0.3 * red + 0.6 * green + 0.1 * blue > 128 ? "dark" : "light";
 }
 
 async function render({ model, el }) {
@@ -368,6 +542,7 @@ async function render({ model, el }) {
   make("p", "cm-title", head, spec.title);
   const reset = make("button", "cm-reset", head, "Reset");
   reset.type = "button";
+  if (spec.caption) make("p", "cm-caption", root, spec.caption);
   const controls = make("div", "cm-controls", root);
   const views = make("div", "cm-views", root);
   const frames = arrange(spec.views, views);
@@ -380,22 +555,45 @@ async function render({ model, el }) {
     go(state);
   };
   const go = (state) => { model.set("state", state); model.save_changes(); };
-  const controlSetters = spec.axes.map((axis, k) =>
-    (axis.slider ? slider : choice)(axis, controls, (index) => change(k, index)));
-  const drawers = spec.views.map((view, k) =>
-    figureOf(view, frames[k], reader(view, buffer), change, (text) => { live.textContent = text; }));
+  const setters = spec.axes.map((axis, k) =>
+    (axis.point ? pointed : axis.slider ? slider : choice)(axis, controls, (index) => change(k, index)));
+  const computed = spec.twin && computing(spec, model, buffer); // computing.js
+  const numbersOf = (view, k) =>
+    (computed ? { ...reader(view, buffer), at: computed.at(view, k) } : reader(view, buffer));
+  const drawers = spec.views.map((view, k) => figureOf(view, spec.axes, frames[k], numbersOf(view, k), change,
+    (text) => { live.textContent = text; }, computed?.tool(view)));
+  let theme;
   const update = () => {
     const state = model.get("state");
-    const words = spec.axes.map((axis, k) => `${axis.label} = ${axis.options[state[k]]}`).join(", ");
-    controlSetters.forEach((set, k) => set(state[k]));
-    drawers.forEach((drawer) => drawer(state, words));
+    const edited = computed ? computed.edited().map((what) => `${what} edited`) : [];
+    const words = [...spec.axes.map((axis, k) => axisWords(axis, state[k])), ...edited].join(", ");
+    root.dataset.state = state.join(" ");
+    setters.forEach((set, k) => set(state[k]));
+    drawers.forEach((drawer) => drawer(state, words, theme));
   };
-  reset.addEventListener("click", () => go(spec.axes.map((axis) => axis.start)));
-  model.on("change:state", update);
-  update();
+  const look = () => {
+    if (themeOf(root) === theme) return;
+    theme = root.dataset.theme = themeOf(root);
+    update();
+  };
+  let width;
+  const size = new ResizeObserver(() => { // also when a hidden figure is shown
+    look();
+    if (root.offsetWidth !== width) fit(root);
+    width = root.offsetWidth;
+  });
+  root.addEventListener("transitionend", (event) => { // of its colour, which takes a millisecond
+    if (event.target === root && event.propertyName === "color") look();
+  });
+  reset.addEventListener("click", () => { computed?.reset(); go(spec.axes.map((axis) => axis.start)); });
+  const changed = computed ? computed.perFrame(update) : update;
+  model.on("change:state", changed);
+  if (computed) model.on("change:edits", changed);
   el.replaceChildren(root);
+  look();
+  size.observe(root);
   root.dataset.ready = "true";
-  return () => model.off("change:state", update);
+  return () => { model.off("change:state", changed); model.off("change:edits", changed); size.disconnect(); };
 }
 
 export default { render };

@@ -35,7 +35,7 @@ STYLE = """
 .cm-guess details[open] summary { font-weight: 600 }
 .cm-guess summary:hover { text-decoration: underline }
 .cm-guess summary:focus-visible { outline: 2px solid #3a7ec9; outline-offset: 3px }
-.cm-guess .cm-show { border-color: transparent; font-size: .9em; margin-bottom: 0 }
+.cm-guess .cm-guess-show { border-color: transparent; font-size: .9em; margin-bottom: 0 }
 """
 
 
@@ -57,19 +57,19 @@ class Guess:
     def _repr_html_(self) -> str:
         asked = "\n".join((self.question, *self.options))
         name = "guess-" + hashlib.sha256(asked.encode()).hexdigest()[:8]
-        found = f"The answer: <b>{html.escape(self.answer)}</b>. {_inline(self.because)}"
-        folds = [_fold(name, option, self._verdict(option, found)) for option in self.options]
-        folds.append(_fold(name, "Show me", found, "cm-show"))
+        found = f"The answer: <b>{html.escape(self.answer)}</b>. {inline(self.because)}"
+        folds = [fold(name, option, self.verdict(option, found)) for option in self.options]
+        folds.append(fold(name, "Show me", found, "cm-guess-show"))
         return (
             f'<div class="cm-guess" role="group" aria-label="Guess, then see">'
             f"<style>{STYLE}</style>\n"
-            f"<p><b>Guess.</b> {_inline(self.question)}</p>\n" + "\n".join(folds) + "\n</div>"
+            f"<p><b>Guess.</b> {inline(self.question)}</p>\n" + "\n".join(folds) + "\n</div>"
         )
 
-    def _verdict(self, option: str, found: str) -> str:
+    def verdict(self, option: str, found: str) -> str:
         if option == self.answer:
-            return f"<b>✓ Right.</b> {_inline(self.because)}"
-        why = f"{_inline(self.wrong[option])} " if option in self.wrong else ""
+            return f"<b>✓ Right.</b> {inline(self.because)}"
+        why = f"{inline(self.wrong[option])} " if option in self.wrong else ""
         return f"<b>✗ Not this one.</b> {why}{found}"
 
 
@@ -100,18 +100,18 @@ def guess(
         raise ValueError(f"a guess has two to four options, not {options!r}")
     if len(set(labels)) < len(labels):
         raise ValueError(f"two options are the same: {', '.join(labels)}")
-    right = _answer(answer, labels)
+    right = label_of(answer, labels)
     wrong = {str(option): why for option, why in (wrong or {}).items()}
     for option in wrong:
         if option not in labels or option == right:
             others = ", ".join(label for label in labels if label != right)
             raise ValueError(f"wrong= explains {option!r}; the other options are {others}")
     for text in (question, because, *wrong.values()):
-        _check_text(text)
+        check_text(text)
     return Guess(question, labels, right, because, wrong)
 
 
-def _answer(answer: Any, labels: tuple[str, ...]) -> str:
+def label_of(answer: Any, labels: tuple[str, ...]) -> str:
     """The label of `answer`, which is an option or a place."""
     answer = answer.item() if hasattr(answer, "item") else answer  # of torch, of NumPy
     if str(answer) in labels:
@@ -125,7 +125,7 @@ def _answer(answer: Any, labels: tuple[str, ...]) -> str:
     return labels[place]
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
     if not text.strip():
         raise ValueError("the question and every reason need some words")
     if "$" in text:
@@ -140,12 +140,12 @@ def _check_text(text: str) -> None:
         raise ValueError(f"<{opened[-1]}> is not closed: {text!r}")
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """HTML of the text: the few tags of INLINE stay tags, everything else is escaped."""
     return ESCAPED.sub(r"<\1\2>", html.escape(text, quote=False))
 
 
-def _fold(name: str, summary: str, content: str, kind: str = "") -> str:
+def fold(name: str, summary: str, content: str, kind: str = "") -> str:
     kind = f' class="{kind}"' if kind else ""
     return (
         f'<details name="{name}"{kind}><summary>{html.escape(summary)}</summary>'

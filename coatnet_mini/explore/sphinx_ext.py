@@ -1,9 +1,9 @@
 """The Sphinx half of `explore`: live explorable figures on a static page.
 
-Any Jupyter Book can use it: list `coatnet_mini.sphinx_ext` under `sphinx: extra_extensions:`.
-It renders the MIME type of `explore`, moves the still picture of the same output behind it for
-readers without JavaScript, and adds the directive `explorable`, which shows a chapter's figure on
-another page:
+Any Jupyter Book can use it: list `coatnet_mini.explore.sphinx_ext` under `sphinx:`, in its
+`extra_extensions:`. It renders the MIME type of `explore`, moves the still picture of the same
+output behind it for readers without JavaScript, and adds the directive `explorable`, which shows a
+chapter's figure on another page:
 
     ```{explorable} ../chapters/01_weighted_sums.ipynb
     :cell: ch01-explore
@@ -24,11 +24,10 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
 from coatnet_mini.explore import MIME
+from coatnet_mini.explore.scripts import constant, module
 
 HERE = Path(__file__).parent
 SCRIPT, STYLE = "explore.js", "explore.css"
-# The theme asks another host for these; the book has no use for live cells in the page.
-FOREIGN = ("thebe", "unpkg.com")
 
 
 class ExplorableRenderer:
@@ -40,7 +39,7 @@ class ExplorableRenderer:
     def handle_mime(renderer, data, inline: bool) -> list[nodes.Element] | None:
         if data.mime_type != MIME:
             return None
-        return _figure(data.string, still=[])
+        return figure(data.string, still=[])
 
 
 class MoveStill(SphinxPostTransform):
@@ -79,29 +78,28 @@ class ExplorableDirective(SphinxDirective):
                     still = f"data:image/png;base64,{''.join(data['image/png']).strip()}"
                     words = html.escape("".join(data["text/plain"]), quote=True)
                     picture = nodes.raw("", f'<img src="{still}" alt="{words}">', format="html")
-                    return _figure("".join(data[MIME]), still=[picture])
+                    return figure("".join(data[MIME]), still=[picture])
         raise self.error(f"{self.arguments[0]} has no explorable figure in cell {cell_id!r}")
 
 
-def _figure(spec: str, still: list[nodes.Node]) -> list[nodes.Element]:
+def figure(spec: str, still: list[nodes.Node]) -> list[nodes.Element]:
     """Host element, still picture, and the figure's data as a script that is not run."""
     inert = spec.replace("</", "<\\/")
-    opening = nodes.raw("", '<div class="cm-explorable-host"><noscript>', format="html")
+    name = f"figure-{json.loads(spec)['id']}"
+    host = f'<div class="cm-explorable-host" id="{name}"><noscript>'
+    opening = nodes.raw("", host, format="html")
     closing = f'</noscript><script type="application/json">{inert}</script></div>'
     return [opening, *still, nodes.raw("", closing, format="html", spec=spec)]
 
 
 def classic_script() -> str:
-    """explore.js and its host as one classic script: a module cannot be loaded from file://."""
-    module = (HERE / "explore.js").read_text(encoding="utf-8")
-    host = (HERE / "explore_host.js").read_text(encoding="utf-8")
-    body, exported, rest = module.partition("export default ")
-    if not exported or "export " in rest:
-        raise ValueError("explore.js must have one export, the default, at its end")
-    return f"(() => {{\n{body}const explorable = {rest}\n{host}}})();\n"
+    """The modules and their host as one classic script: none can be loaded from file://."""
+    parts = [constant(name) for name in ("operators", "twins", "computing")]
+    parts += [constant("explorable", module("explore")), module("explore_host")]
+    return f"(() => {{\n{''.join(parts)}}})();\n"
 
 
-def _write_assets(app: Sphinx, error: Exception | None) -> None:
+def write_assets(app: Sphinx, error: Exception | None) -> None:
     if error or app.builder.format != "html":
         return
     static = Path(app.outdir) / "_static"
@@ -110,27 +108,16 @@ def _write_assets(app: Sphinx, error: Exception | None) -> None:
     copy_asset(str(HERE / STYLE), str(static))
 
 
-def _load_where_used(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
-    """Script and style only on pages that hold a figure; nothing from another host anywhere."""
+def load_where_used(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    """Script and style only on pages that hold a figure."""
     if doctree and any("cm-explorable-host" in n.astext() for n in doctree.findall(nodes.raw)):
         app.add_css_file(STYLE)
         app.add_js_file(SCRIPT, loading_method="async")
-    # docutils calls its citations a list but not its entries list items: axe finds that serious
-    body = context.get("body", "")
-    context["body"] = body.replace(
-        '<div role="list" class="citation-list">', '<div class="citation-list">'
-    )
-    context["script_files"] = [
-        script
-        for script in context.get("script_files", [])
-        if not any(word in str(getattr(script, "filename", script)) for word in FOREIGN)
-        and not any(word in str(getattr(script, "attributes", "")) for word in FOREIGN)
-    ]
 
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("explorable", ExplorableDirective)
     app.add_post_transform(MoveStill)
-    app.connect("html-page-context", _load_where_used, priority=900)
-    app.connect("build-finished", _write_assets)
+    app.connect("html-page-context", load_where_used)
+    app.connect("build-finished", write_assets)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,14 +13,12 @@ from matplotlib.patches import Rectangle
 
 from coatnet_mini import plots
 
-COLUMNS = 3
-
 
 def still_png(figure) -> bytes:
     """`figure` (an Explorable) at its start state as a PNG, on white, 6.4 inches wide."""
     pictures = {n: v for n, v in figure.views.items() if v.kind != "scalar"}
     scalars = {n: v for n, v in figure.views.items() if v.kind == "scalar"}
-    columns = min(COLUMNS, max(1, len(pictures)))
+    columns = {0: 1, 4: 2}.get(len(pictures), min(len(pictures), 3))
     rows = math.ceil(len(pictures) / columns)
     with mpl.rc_context(plots.STYLE):
         fig = Figure(figsize=(plots.WIDTH, 0.9 + 2.3 * rows), layout="constrained")
@@ -30,18 +28,18 @@ def still_png(figure) -> bytes:
         for (name, view), ax in zip(pictures.items(), grid.flat, strict=False):
             ax.set_axis_on()
             ax.set_title(name)
-            _draw(ax, view, figure.numbers(name), figure.limits[name])
-            _outline(ax, view, figure)
+            draw(ax, view, figure, name)
+            outline(ax, view, figure)
         notes = [f"{a.label} = {a.options[a.start]}" for a in figure.axes]
         notes += [f"{n} = {figure.numbers(n).item():.3g}" for n in scalars]
         fig.suptitle(figure.title, fontweight="bold")
-        fig.supxlabel("\n".join(_lines(notes)), fontsize=10)
+        fig.supxlabel("\n".join(lines(notes)), fontsize=10)
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
 
 
-def _lines(notes: list[str], width: int = 84) -> list[str]:
+def lines(notes: list[str], width: int = 84) -> list[str]:
     """The notes in lines of at most `width` characters, none broken within itself."""
     lines = [""]
     for note in notes:
@@ -51,30 +49,64 @@ def _lines(notes: list[str], width: int = 84) -> list[str]:
     return lines
 
 
-def _draw(ax, view, numbers: np.ndarray, limits) -> None:
-    low, high = limits
+def draw(ax, view, figure, name: str) -> None:
+    numbers, (low, high) = figure.numbers(name), figure.limits_at(name)
     if view.kind == "image":
-        plots.picture(ax, (numbers - low) / (high - low))
+        flat = numbers.ndim == 2
+        grey = (numbers - low) / (high - low) if flat else numbers / (255 if high > 1 else 1)
+        plots.picture(ax, grey, title=name, ink=view.ink)
     elif view.kind == "heat":
-        drawn = plots.heatmap(ax, numbers, limits=(low, high), signed=low == -high)
+        signed = figure.signed[name]
+        drawn = plots.heatmap(ax, numbers, limits=(low, high), signed=signed)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7)
+        number_positions(ax.xaxis, view.x)
+        number_positions(ax.yaxis, view.y)
     elif view.kind == "bars":
-        ax.bar(range(numbers.size), numbers, color=plots.INK)
+        colours = np.where(numbers < 0, plots.BELOW, plots.INK)
+        ax.bar(range(numbers.size), numbers, color=colours)
         ax.set_ylim(low, high)
+        number_positions(ax.xaxis, view.x)
     else:
-        for k, curve in enumerate(numbers):
-            label = view.series[k] if view.series else None
-            ax.plot(
-                view.x or range(curve.size), curve, plots.LINES[k % len(plots.LINES)], label=label
-            )
+        curves(ax, view, numbers)
         ax.set_ylim(low, high)
-        if view.series:
-            ax.legend()
+    if view.hatched is not None:
+        hatch(ax, figure.hatched(name))
     if view.labels:
         ax.set_xticks(range(len(view.labels)), view.labels)
+    ax.set(xlabel=view.xname or "", ylabel=view.yname or "")
 
 
-def _outline(ax, view, figure) -> None:
+def curves(ax, view, numbers: np.ndarray) -> None:
+    for k, curve in enumerate(numbers):
+        x, dash = view.x or range(curve.size), plots.LINES[k % len(plots.LINES)]
+        ax.plot(x, curve, dash, label=view.series[k] if view.series else None)
+    if view.series:
+        ax.legend()
+
+
+def number_positions(axis, numbers) -> None:
+    """The first, middle and last position by their numbers, where the view gives them."""
+    if numbers:
+        places = sorted({0, (len(numbers) - 1) // 2, len(numbers) - 1})
+        axis.set_ticks(places, [f"{numbers[k]:g}" for k in places])
+
+
+def hatch(ax, mask: np.ndarray) -> None:
+    for row, column in np.argwhere(mask):
+        ax.add_patch(
+            Rectangle(
+                (column - 0.5, row - 0.5),
+                1,
+                1,
+                facecolor="white",
+                edgecolor="#777",
+                hatch="//////",
+                linewidth=0,
+            )
+        )
+
+
+def outline(ax, view, figure) -> None:
     """The marked cell, row or column, as the live figure outlines it."""
     if view.mark is None:
         return
@@ -84,9 +116,9 @@ def _outline(ax, view, figure) -> None:
         ax.axvline(view.x[cell] if view.x else cell, color=plots.MARK, linewidth=1)
         return
     height, width = view.values.shape[:2]
-    x, y, w, h = {
+    box = {
         "cell": (cell % width, cell // width, 1, 1),
         "row": (0, cell, width, 1),
         "column": (cell, 0, 1, height),
-    }[what]
-    ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=plots.MARK, linewidth=2))
+    }
+    plots.outline(ax, *box[what])

@@ -2,13 +2,29 @@
 
     def figure(temperature, i):
         A = torch.softmax(scores / temperature, dim=-1)
-        return {"A": heat(A, row="i"), "row i": bars(A[i]), "largest weight": scalar(A[i].max())}
+        return {
+            "x": image(x, mark="i"),
+            "A": heat(A, row="i", x="j", y="i"),
+            "row i": heat(A[i].view(8, 8), mark="i", scale="state"),
+            "largest weight": scalar(A[i].max()),
+        }
 
-    explore(figure, "Softmax temperature", temperature=[0.1, 0.5, 1, 2], i=range(16))
+    explore(
+        figure, "Softmax temperature", caption="Point at a stroke, then lower the temperature.",
+        temperature=[0.1, 0.5, 1, 2], i=point(8, 8, start=(3, 4), label="query i"),
+    )
 
 `explore` calls the function now, once for every combination of the axes' options, and ships the
 numbers inside the figure. In the browser `explore.js` only looks numbers up and draws them: there
 is no mathematics in it, and no kernel behind it.
+
+Prose sets a figure with a link, plain words wherever there is no script:
+
+    <span class="cm-set" data-figure="softmax-temperature" data-set="temperature=0.1; i=3,4">lower
+    the temperature to 0.1</span>
+
+`data-figure` is the slug of the title (without it: the figure before the link), `data-set` names
+axes (or their labels) and options; `reset` puts all axes to their start.
 """
 
 from __future__ import annotations
@@ -16,7 +32,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,56 +40,76 @@ import anywidget
 import numpy as np
 import traitlets
 
+from coatnet_mini.explore.axes import Axis, make_axes, option_text
+from coatnet_mini.explore.scales import STATE, all_limits, span
+from coatnet_mini.explore.spec import Packed, make_spec
 from coatnet_mini.explore.still import still_png
-from coatnet_mini.explore.views import (
-    Axis,
-    Table,
-    View,
-    as_view,
-    axis,
-    bars,
-    check_mark,
-    heat,
-    image,
-    line,
-    make_axes,
-    option_text,
-    scalar,
-    tabulate,
-)
-
-__all__ = ["Explorable", "axis", "bars", "explore", "heat", "image", "line", "scalar"]
+from coatnet_mini.explore.tables import Table, tabulate
+from coatnet_mini.explore.views import View, as_view, check_mark
 
 MIME = "application/vnd.coatnet-mini.explorable"
 BUDGET = 1_000_000  # bytes of table a figure may ship, before compression
 MOST_STATES = 50_000  # function calls that a reader can be asked to wait for
+MOST_CONTROLS, MOST_PANELS, MOST_SCALARS = 3, 4, 3  # what is seen together on one screen
+
+# Figures made before these limits, by title; each goes when its chapter is rewritten.
+LEGACY = (
+    "One row of W, one output",
+    "Kernel, matrix, receptive field",
+    "Temperature and query",
+    "Shift first or last",
+    "Before or after the softmax",
+    "Which pairs share a cell",
+)
 
 
-def explore(function: Callable[..., Mapping[str, Any]], title: str, **axes: Any) -> Explorable:
+def explore(
+    function: Callable[..., Mapping[str, Any]],
+    title: str,
+    *,
+    caption: str = "",
+    twin: str | None = None,
+    constants: Mapping[str, Any] | None = None,
+    titles: Mapping[str, str] | None = None,
+    **axes: Any,
+) -> Explorable:
     """An explorable figure of `function` over every combination of the options of its `axes`.
+
+    A figure holds one idea: at most three controls, four panels and three numbers, so that all of
+    it is on the screen at once.
 
     Args:
         function: called with one keyword per axis, returns a dict from view name to a number, a
             vector, a matrix (torch or NumPy) or a view: `heat`, `image`, `bars`, `line`, `scalar`.
             Names, kinds and shapes must not change from state to state.
-        title: what the figure shows, in a few words.
-        axes: one to four: a list of numbers (a slider), a list of strings (named options), or
-            `axis(values, start=..., label=...)`.
+        title: what the figure shows, in a few words; its slug names the figure in links.
+        caption: one sentence under the title: what to do, and what to watch.
+        axes: a list of numbers (a slider), a list of strings (named options), `axis(values,
+            start=..., label=...)`, or `point(height, width)`, a position that the reader points at
+            and that is no control.
+        twin, constants, titles: for a figure that computes in the page, see explore/twin.py.
 
     Raises:
-        ValueError: in one line, for an empty or mixed axis, values that are not finite, shapes
-            that change, a mark that points outside its view, or a table above 1 MB.
+        ValueError: in one line, for too many controls, panels or numbers, an empty or mixed axis,
+            values that are not finite, shapes that change, a mark that points outside its view, a
+            point that no view marks, or a table above 1 MB.
     """
+    if twin is not None:
+        from coatnet_mini.explore.twin import computed  # which builds on this module
+
+        return computed(function, title, caption, twin, constants or {}, titles or {}, axes)
     axes = make_axes(axes)
     states = list(itertools.product(*(range(len(a.values)) for a in axes)))
     if len(states) > MOST_STATES:
         raise ValueError(
-            f'"{title}" has {len(states):,} states, more than {MOST_STATES:,}; {_thin(axes)}'
+            f'"{title}" has {len(states):,} states, more than {MOST_STATES:,}; {thin(axes)}'
         )
-    views = [_evaluate(function, axes, state) for state in states]
-    tables = _tables(axes, states, views)
-    _check_budget(title, axes, tables)
-    return Explorable(title, axes, views[0], tables, _limits(views[0], tables))
+    first = evaluate(function, axes, states[0])
+    check_form(title, axes, first)
+    views = [first, *(evaluate(function, axes, state) for state in states[1:])]
+    tables, masks = make_tables(axes, states, views)
+    check_budget(title, axes, tables, masks)
+    return Explorable(title, caption, axes, first, tables, masks)
 
 
 class Explorable(anywidget.AnyWidget):
@@ -89,16 +124,23 @@ class Explorable(anywidget.AnyWidget):
     spec = traitlets.Unicode().tag(sync=True)
     state = traitlets.List(traitlets.Int()).tag(sync=True)
 
-    def __init__(self, title: str, axes: list[Axis], views: dict[str, View], tables, limits):
-        self.title, self.axes, self.views = title, axes, views
+    def __init__(self, title: str, caption: str, axes: list[Axis], views, tables, masks, seen=None):
+        # seen: the tables that the limits are to serve, where they are not all that is shipped
+        self.title, self.caption, self.axes = title, caption, axes
+        self.views: dict[str, View] = views
         self.tables: dict[str, Table] = tables
-        self.limits = limits
+        self.masks: dict[str, Table] = masks
+        self.limits, self.signed = all_limits(views, seen or tables)
         start = [a.start for a in axes]
-        super().__init__(spec=json.dumps(self._as_spec(), separators=(",", ":")), state=start)
+        super().__init__(spec=json.dumps(make_spec(self), separators=(",", ":")), state=start)
+
+    def more_spec(self, packed: Packed) -> dict:
+        """What a figure that computes tells the page besides."""
+        return {}
 
     def __repr__(self) -> str:
         axes = ", ".join(a.words(a.start) for a in self.axes)
-        shown = "; ".join(_view_words(name, self.numbers(name)) for name in self.views)
+        shown = "; ".join(view_words(name, self.compared(name)) for name in self.views)
         return f"{self.title}: {axes}: {shown}"
 
     def numbers(self, name: str, /, **options: Any) -> np.ndarray:
@@ -106,12 +148,50 @@ class Explorable(anywidget.AnyWidget):
 
         Returns an array of the view's shape; raises ValueError for an unknown axis or option.
         """
-        table, view = self.tables[name], self.views[name]
-        offset = int(np.dot(self._index(options), table.strides))
-        codes = table.codes.reshape(-1)[offset : offset + view.values.size]
-        return table.numbers(codes).reshape(view.values.shape)
+        shape = self.views[name].values.shape
+        return self.look_up(self.tables[name], shape, options)
 
-    def _index(self, options: Mapping[str, Any]) -> list[int]:
+    def hatched(self, name: str, /, **options: Any) -> np.ndarray | None:
+        """(H, W) booleans: the cells of view `name` that are not compared; None if it has none."""
+        if name not in self.masks:
+            return None
+        return self.look_up(self.masks[name], self.views[name].values.shape[:2], options) != 0
+
+    def compared(self, name: str, /, **options: Any) -> np.ndarray:
+        """The numbers of view `name`, without those of hatched cells."""
+        numbers, mask = self.numbers(name, **options), self.hatched(name, **options)
+        return numbers if mask is None or mask.all() else numbers[~mask]
+
+    def limits_at(self, name: str, /, **options: Any) -> list[float]:
+        """[low, high] of view `name` at the start or where `options` say."""
+        if self.views[name].scale != STATE:
+            return self.limits[name]
+        return span(self.views[name], self.compared(name, **options), self.signed[name])
+
+    def state_of(self, settings: str) -> list[int]:
+        """The state to which a link in the prose leads from the start: "content=8; i=3,5", "reset".
+
+        Raises ValueError in one line for an axis or an option that the figure does not have.
+        """
+        state = [a.start for a in self.axes]
+        for part in settings.split(";"):
+            if part.strip() == "reset":
+                state = [a.start for a in self.axes]
+                continue
+            name, equals, text = part.partition("=")
+            names = [k for k, a in enumerate(self.axes) if name.strip() in (a.name, a.label)]
+            if not equals or not names:
+                allowed = [a.name for a in self.axes]
+                raise ValueError(f'"{part.strip()}": write axis=option, the axes are {allowed}')
+            state[names[0]] = self.axes[names[0]].find(text)
+        return state
+
+    def look_up(self, table: Table, shape: tuple[int, ...], options: Mapping) -> np.ndarray:
+        offset = int(np.dot(self.index(options), table.strides))
+        codes = table.codes.reshape(-1)[offset : offset + int(np.prod(shape))]
+        return table.numbers(codes).reshape(shape)
+
+    def index(self, options: Mapping[str, Any]) -> list[int]:
         index = {a.name: a.start for a in self.axes}
         for name, value in options.items():
             found = next((a for a in self.axes if a.name == name), None)
@@ -128,56 +208,31 @@ class Explorable(anywidget.AnyWidget):
         words = {"text/plain": repr(self), "image/png": still, MIME: self.spec}
         return {**data, **words}, metadata
 
-    def _as_spec(self) -> dict:
-        """All a page needs, as JSON; the tables follow one another, deflated, in base64."""
-        views, chunks, offset = [], [], 0
-        for name, view in self.views.items():
-            table = self.tables[name]
-            raw = table.codes.astype(table.codes.dtype.newbyteorder("<")).tobytes()
-            raw += b"\0" * (-len(raw) % 4)  # typed arrays start at multiples of their item size
-            views.append(_view_spec(name, view, table, self.limits[name], offset, self.axes))
-            chunks.append(raw)
-            offset += len(raw)
-        deflated = zlib.compress(b"".join(chunks), 9)
-        return {
-            "title": self.title,
-            "words": repr(self),
-            "axes": [_axis_spec(a) for a in self.axes],
-            "views": views,
-            "data": base64.b64encode(deflated).decode(),
-        }
+
+def check_form(title: str, axes: list[Axis], views: Mapping[str, View]) -> None:
+    """Raises ValueError if not all of the figure can be on the screen at once."""
+    marked = {view.mark[0] for view in views.values() if view.mark}
+    for a in axes:
+        if a.grid and a.name not in marked:
+            raise ValueError(
+                f'"{title}" points at "{a.name}", but no view names it in mark, row or column'
+            )
+    controls = [a.name for a in axes if not a.grid]
+    panels = [name for name, view in views.items() if view.kind != "scalar"]
+    scalars = [name for name, view in views.items() if view.kind == "scalar"]
+    for names, most, what in (
+        (controls, MOST_CONTROLS, "controls"),
+        (panels, MOST_PANELS, "panels"),
+        (scalars, MOST_SCALARS, "numbers"),
+    ):
+        if len(names) > most and title not in LEGACY:
+            hint = "; a position can be a point(...)" if what == "controls" else ""
+            raise ValueError(
+                f'"{title}" has {len(names)} {what}, {names}: a figure has at most {most}{hint}'
+            )
 
 
-def _axis_spec(a: Axis) -> dict:
-    return {"label": a.label, "options": a.options, "slider": a.numeric, "start": a.start}
-
-
-def _view_spec(name: str, view: View, table: Table, limits, offset: int, axes) -> dict:
-    spec = {
-        "name": name,
-        "kind": view.kind,
-        "shape": list(view.values.shape),
-        "limits": limits,
-        "table": {
-            "type": table.codes.dtype.name,
-            "offset": offset,
-            "strides": list(table.strides),
-            "base": table.base,
-            "mantissa": table.mantissa,
-            "decimals": table.decimals,
-        },
-    }
-    for key in ("labels", "series", "x", "clip"):
-        if getattr(view, key) is not None:
-            spec[key] = list(getattr(view, key))
-    if view.mark:
-        marked = [a.name for a in axes].index(view.mark[0])
-        cells = [int(v) for v in axes[marked].values]
-        spec["mark"] = {"axis": marked, "what": view.mark[1], "cells": cells}
-    return spec
-
-
-def _evaluate(function: Callable, axes: list[Axis], state: tuple[int, ...]) -> dict[str, View]:
+def evaluate(function: Callable, axes: list[Axis], state: tuple[int, ...]) -> dict[str, View]:
     options = {a.name: a.values[k] for a, k in zip(axes, state, strict=True)}
     result = function(**options)
     if not isinstance(result, Mapping) or not result:
@@ -191,22 +246,28 @@ def _evaluate(function: Callable, axes: list[Axis], state: tuple[int, ...]) -> d
     return views
 
 
-def _tables(axes: list[Axis], states: list, views: list[dict[str, View]]) -> dict[str, Table]:
+def make_tables(
+    axes: list[Axis], states: list, views: list[dict[str, View]]
+) -> tuple[dict[str, Table], dict[str, Table]]:
+    """(numbers, hatched cells) of each view over all states."""
     first = views[0]
     for state, other in zip(states, views, strict=True):
         if list(other) != list(first):
             raise ValueError(f"the views change from {list(first)} to {list(other)} at {state}")
         for name in first:
-            _check_fixed(name, first[name], other[name], axes, state)
+            check_fixed(name, first[name], other[name], axes, state)
     sizes = [len(a.values) for a in axes]
-    tables = {}
+    tables, masks = {}, {}
     for name, view in first.items():
         stack = np.stack([v[name].values for v in views]).reshape(*sizes, *view.values.shape)
         tables[name] = tabulate(view.kind, stack, view.values.ndim)
-    return tables
+        if view.hatched is not None:
+            mask = np.stack([v[name].hatched for v in views]).reshape(*sizes, *view.hatched.shape)
+            masks[name] = tabulate("image", mask.astype(float), 2)
+    return tables, masks
 
 
-def _check_fixed(name: str, first: View, other: View, axes: list[Axis], state) -> None:
+def check_fixed(name: str, first: View, other: View, axes: list[Axis], state) -> None:
     if first.values.shape != other.values.shape:
         at = ", ".join(a.words(k) for a, k in zip(axes, state, strict=True))
         raise ValueError(
@@ -217,45 +278,24 @@ def _check_fixed(name: str, first: View, other: View, axes: list[Axis], state) -
         raise ValueError(f'view "{name}" changes its kind or options from state to state')
 
 
-def _check_budget(title: str, axes: list[Axis], tables: dict[str, Table]) -> None:
-    total = sum(t.codes.nbytes for t in tables.values())
+def check_budget(title: str, axes: list[Axis], tables: dict, masks: dict) -> None:
+    total = sum(t.codes.nbytes for t in (*tables.values(), *masks.values()))
     if total <= BUDGET:
         return
     name, largest = max(tables.items(), key=lambda item: item[1].codes.nbytes)
     used = [a for a, stride in zip(axes, largest.strides, strict=True) if stride]
     raise ValueError(
         f'"{title}" needs {total / 1e6:.2f} MB of table, more than {BUDGET / 1e6:g} MB; view '
-        f'"{name}" takes {largest.codes.nbytes / 1e6:.2f} MB: show fewer cells, or {_thin(used)}'
+        f'"{name}" takes {largest.codes.nbytes / 1e6:.2f} MB: show fewer cells, or {thin(used)}'
     )
 
 
-def _thin(axes: list[Axis]) -> str:
+def thin(axes: list[Axis]) -> str:
     longest = max(axes, key=lambda a: len(a.values))
     return f'thin out axis "{longest.name}" ({len(longest.values)} values)'
 
 
-def _limits(views: dict[str, View], tables: dict[str, Table]) -> dict[str, list[float]]:
-    """[low, high] of each view over all states; views that name one scale share theirs."""
-    spans: dict[str, list[float]] = {}
-    signed: dict[str, bool] = {}
-    for name, view in views.items():
-        numbers, key = tables[name].numbers(tables[name].codes), view.scale or f"view {name}"
-        low, high = float(numbers.min()), float(numbers.max())
-        low, high = view.clip or (low, high)
-        if view.kind == "bars":  # a bar starts at zero
-            low, high = min(low, 0.0), max(high, 0.0)
-        span = spans.setdefault(key, [low, high])
-        spans[key] = [min(span[0], low), max(span[1], high)]
-        centred = spans[key][0] < 0 if view.signed is None else view.signed
-        signed[key] = (view.kind == "heat" and centred) or signed.get(key, False)
-    for key, (low, high) in spans.items():
-        if signed[key]:
-            low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
-        spans[key] = [low, high if high > low else low + 1.0]
-    return {name: spans[view.scale or f"view {name}"] for name, view in views.items()}
-
-
-def _view_words(name: str, numbers: np.ndarray) -> str:
+def view_words(name: str, numbers: np.ndarray) -> str:
     if numbers.size == 1:
         return f"{name} {numbers.item():.3g}"
     size = "×".join(map(str, numbers.shape))

@@ -1,0 +1,171 @@
+"""What this book alone asks of Sphinx; what any book may use is `coatnet_mini.explore.sphinx_ext`.
+
+Directives for the Markdown pages, each filled in when the page is written:
+
+    ```{book-map}         the network, every part a link to its chapter
+    ```{book-routes}      three ways through the book, with the hours that they take
+    ```{book-chapters}    all chapters by part, with the minutes of each
+
+The map of a chapter's cell is drawn again here, so that its links lead to pages. And what the
+theme gets wrong is put right: requests to other hosts, and the roles of the bibliography.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT))  # for `tools`, which no one installs
+
+from coatnet_mini.book_map import CHAPTERS, PARTS_OF_THE_BOOK, Chapter, you_are_here  # noqa: E402
+from tools.clock import LINE, PLAY, Clock, clock  # noqa: E402
+
+Link = Callable[[Chapter], str | None]
+MAP = re.compile(r'<nav class="book-map"(?: data-chapter="(\d+)")?.*?</nav>', re.S)
+# The theme asks another host for these; the book has no use for live cells in the page.
+FOREIGN = ("thebe", "unpkg.com")
+
+
+# ---- What the directives show --------------------------------------------------------------------
+
+
+def clocks() -> dict[int, Clock]:
+    """The clock of every written chapter, by its number."""
+    found = {}
+    for chapter in CHAPTERS:
+        if chapter.written:
+            text = (ROOT / "chapters" / f"{chapter.slug}.ipynb").read_text(encoding="utf-8")
+            found[chapter.number] = clock(json.loads(text))
+    return found
+
+
+def hours(minutes: int) -> str:
+    """A duration in words, rounded up: to five minutes below 90, to half an hour above."""
+    if minutes < 90:
+        return f"{5 * math.ceil(minutes / 5)} minutes"
+    whole, half = divmod(math.ceil(minutes / 30), 2)
+    return f"{whole}{'½' if half else ''} hours"
+
+
+def map_html(link: Link) -> str:
+    return you_are_here().to_html(link)
+
+
+def routes_html(link: Link) -> str:
+    read = list(clocks().values())
+    tour = sum(c.tour for c in read)
+    core = sum(c.core for c in read)
+    every = core + sum(c.deeper + c.exercises for c in read)
+    rows = {
+        "Tour": (tour, f"The live figures, the text above and below each, {PLAY} minutes of play."),
+        "Core": (core, "The chapters without <em>Going deeper</em> and without exercises."),
+        "Everything": (every, "Every section, and the exercises at the time each states."),
+    }
+    items = "".join(
+        f"<li><p>{name}<b>{hours(minutes)}</b></p>{what}</li>"
+        for name, (minutes, what) in rows.items()
+    )
+    return f'<ul class="book-routes">{items}</ul>'
+
+
+def chapters_html(link: Link) -> str:
+    read, parts = clocks(), []
+    for caption, (first, last) in PARTS_OF_THE_BOOK.items():
+        rows = (
+            chapter_row(c, link(c), read.get(c.number))
+            for c in CHAPTERS
+            if first <= c.number <= last
+        )
+        parts.append(f"<div><p>{html.escape(caption)}</p><ul>{''.join(rows)}</ul></div>")
+    return f'<div class="book-chapters">{"".join(parts)}</div>'
+
+
+def chapter_row(chapter: Chapter, address: str | None, read: Clock | None) -> str:
+    name = html.escape(chapter.name)
+    if address is None or read is None:
+        return f"<li>{name} <small>being written</small></li>"
+    return f'<li><a href="{html.escape(address)}">{name}</a> <small>{read.core} min</small></li>'
+
+
+FILLED = {"book-map": map_html, "book-routes": routes_html, "book-chapters": chapters_html}
+
+
+# ---- Sphinx --------------------------------------------------------------------------------------
+
+
+class BookDirective(SphinxDirective):
+    """A place for what FILLED names; the page is read again when a chapter changes."""
+
+    def run(self) -> list[nodes.Node]:
+        for chapter in CHAPTERS:
+            if chapter.written:
+                self.env.note_dependency(f"chapters/{chapter.slug}.ipynb")
+        return [nodes.raw("", "", format="html", filled_by=self.name)]
+
+
+class FillIn(SphinxPostTransform):
+    """Writes the places of BookDirective, and every map with links that lead to pages."""
+
+    default_priority = 500
+
+    def run(self, **kwargs) -> None:
+        for node in self.document.findall(nodes.raw):
+            if name := node.get("filled_by"):
+                self.replace(node, FILLED[name](self.link))
+            elif MAP.search(node.astext()):
+                self.replace(node, MAP.sub(self.draw, node.astext()))
+
+    def draw(self, found: re.Match) -> str:
+        number = int(found[1]) if found[1] else None
+        return you_are_here(number).to_html(self.link)
+
+    def link(self, chapter: Chapter) -> str | None:
+        target = f"chapters/{chapter.slug}"
+        if target not in self.env.found_docs:
+            return None
+        return self.app.builder.get_relative_uri(self.env.docname, target)
+
+    @staticmethod
+    def replace(node: nodes.raw, text: str) -> None:
+        node.children[:] = [nodes.Text(text)]
+
+
+def name_clocks(app: Sphinx, doctree: nodes.document) -> None:
+    """A class for the line of minutes in a chapter's head."""
+    for paragraph in doctree.findall(nodes.paragraph):
+        if LINE.fullmatch(paragraph.astext()):
+            paragraph["classes"].append("book-clock")
+
+
+def mend_page(app: Sphinx, page: str, template: str, context: dict, doctree) -> None:
+    # docutils calls its citations a list but not its entries list items: axe finds that serious
+    body = context.get("body", "")
+    context["body"] = body.replace(
+        '<div role="list" class="citation-list">', '<div class="citation-list">'
+    )
+    context["script_files"] = [s for s in context.get("script_files", []) if not foreign(s)]
+
+
+def foreign(script) -> bool:
+    told = f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}"
+    return any(word in told for word in FOREIGN)
+
+
+def setup(app: Sphinx) -> dict:
+    for name in FILLED:
+        app.add_directive(name, BookDirective)
+    app.add_post_transform(FillIn)
+    app.connect("doctree-read", name_clocks)
+    app.connect("html-page-context", mend_page, priority=900)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,231 @@
+"""Reads back what a figure shows in the browser, and says whether Python computed just that."""
+
+import numpy as np
+
+from coatnet_mini import plots
+from coatnet_mini.explore import View
+
+# Reads back what is drawn: colours of every cell, bars and curves in units of their frame, texts.
+READ = """(root) => [...root.querySelectorAll('.cm-view')].map((view) => {
+  const name = view.querySelector('figcaption').textContent;
+  const said = view.querySelector('.cm-said')?.textContent ?? '';
+  const canvas = view.querySelector('.cm-stage canvas');
+  if (canvas) {
+    const { width, height } = canvas;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+    const texts = [...view.querySelectorAll('.cm-cells span')].map((span) => span.textContent);
+    const path = view.querySelector('.cm-hatched')?.getAttribute('d') ?? '';
+    const cells = [...path.matchAll(/M(\\d+) (\\d+)/g)];
+    const hatched = cells.map((cell) => cell[2] * width + Number(cell[1]));
+    return { name, kind: 'map', width, height, data: [...data], texts, hatched, said };
+  }
+  const bars = [...view.querySelectorAll('.cm-bar')];
+  if (bars.length) {
+    const zero = Number(view.querySelector('.cm-zero').getAttribute('y1'));
+    const get = (bar, key) => Number(bar.getAttribute(key));
+    const data = bars.map((bar) => [get(bar, 'y'), get(bar, 'height'), zero]);
+    return { name, kind: 'bars', data, said };
+  }
+  const curves = [...view.querySelectorAll('.cm-stage .cm-curve')];
+  if (curves.length) {
+    const height = (point) => Number(point.split(',')[1]);
+    const points = (curve) => curve.getAttribute('points').split(' ').map(height);
+    return { name, kind: 'line', data: curves.map(points), said };
+  }
+  return { name, kind: 'scalar', text: view.querySelector('output').textContent };
+})"""
+
+
+def wait_for_figures(page) -> list:
+    """The page's figures, once all are drawn."""
+    page.wait_for_function(
+        "document.querySelectorAll('.cm-explorable-host').length === "
+        "document.querySelectorAll('.cm-explorable[data-ready]').length"
+    )
+    return page.query_selector_all(".cm-explorable")
+
+
+def colours(figure, name: str, numbers: np.ndarray, limits, theme: str) -> np.ndarray:
+    """(H, W, 3) bytes, by the figure's colour rules written down a second time."""
+    (low, high), view = limits, figure.views[name]
+    if numbers.ndim == 3:
+        return 255 * numbers / (255 if high > 1 else 1)
+    level = (np.abs(numbers) / high) if figure.signed[name] else (numbers - low) / (high - low)
+    level = np.floor(255 * level + 0.5).astype(int)
+    if view.kind == "image":
+        grey = 255 - level if view.ink else level
+        return np.repeat(grey[..., None], 3, axis=2)
+    positive, negative = plots.ramp("+", theme), plots.ramp("-", theme)
+    below = (numbers < 0)[..., None] & figure.signed[name]
+    return 255 * np.where(below, negative[level], positive[level])
+
+
+def printed(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def assert_shows(root, figure, **options):
+    """Every view of the figure shows exactly the numbers that Python computed for `options`."""
+    theme = root.get_attribute("data-theme")
+    shown = {view["name"]: view for view in root.evaluate(READ)}
+    assert list(sorted(shown)) == sorted(figure.views)
+    for name, view in figure.views.items():
+        numbers = figure.numbers(name, **options)
+        limits, hatched = figure.limits_at(name, **options), figure.hatched(name, **options)
+        assert_view_shows(shown[name], figure, name, view, numbers, limits, hatched, theme)
+
+
+def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched, theme):
+    low, high = limits
+    if view.scale == "state":
+        said = drawn["said"].removeprefix("scale: this state, ").split(" to ")
+        assert np.allclose([printed(end) for end in said], limits, rtol=5e-3)
+    if view.kind == "scalar":
+        step = figure.tables[name]
+        digits = 1e-9 if step.exact else 5e-4 * abs(numbers.item())
+        assert abs(printed(drawn["text"]) - numbers.item()) <= digits
+    elif view.kind == "bars":
+        y, height, zero = np.array(drawn["data"]).T
+        value = np.where(y < zero - 1e-9, height, -height) * (high - low) / 100
+        assert np.allclose(value, numbers, atol=1e-6 * (high - low))
+    elif view.kind == "line":
+        value = high - np.array(drawn["data"]) * (high - low) / 100
+        assert np.allclose(value, numbers, atol=1e-6 * (high - low))
+    else:
+        pixels = np.array(drawn["data"]).reshape(drawn["height"], drawn["width"], 4)
+        assert np.all(pixels[..., 3] == 255)
+        assert np.abs(pixels[..., :3] - colours(figure, name, numbers, limits, theme)).max() <= 1.01
+        texts = dict(zip(range(numbers.size), drawn["texts"], strict=False))
+        masked = set() if hatched is None else set(np.flatnonzero(hatched))
+        assert set(drawn["hatched"]) == masked
+        for k, text in texts.items():
+            assert text == "" if k in masked else printed(text) == numbers.flat[k]
+
+
+def state_of(root) -> list[int]:
+    """What the controls say; a position pointed at has none, and is read from the figure."""
+    controls = root.evaluate(
+        "(root) => [...root.querySelectorAll('.cm-controls > *')].map((control) => {"
+        "  const range = control.querySelector('input[type=range]');"
+        "  const radios = [...control.querySelectorAll('input[type=radio]')];"
+        "  if (control.matches('.cm-point')) return -1;"
+        "  return range ? range.valueAsNumber : radios.findIndex((radio) => radio.checked); })"
+    )
+    state = [int(k) for k in root.get_attribute("data-state").split()]
+    assert [k for k in controls if k >= 0] == [
+        s for k, s in zip(controls, state, strict=True) if k >= 0
+    ]
+    return state
+
+
+def options_of(figure, root) -> dict:
+    return {a.name: a.values[k] for a, k in zip(figure.axes, state_of(root), strict=True)}
+
+
+def try_keys(root, figure):
+    controls = [k for k, axis in enumerate(figure.axes) if not axis.grid]
+    found = root.query_selector_all(".cm-control")
+    for k, control in zip(controls, found, strict=True):
+        last = len(figure.axes[k].values) - 1
+        if figure.axes[k].numeric:
+            slider = control.query_selector("input")
+            for key in ("End", "ArrowLeft", "Home", "ArrowRight"):
+                slider.press(key)
+                expected = {"End": last, "ArrowLeft": max(last - 1, 0), "Home": 0}
+                assert state_of(root)[k] == expected.get(key, min(1, last))
+                assert (
+                    slider.get_attribute("aria-valuetext")
+                    == figure.axes[k].options[state_of(root)[k]]
+                )
+                assert_shows(root, figure, **options_of(figure, root))
+        else:
+            for _ in range(last + 1):
+                control.query_selector("input:checked").press("ArrowRight")
+                assert_shows(root, figure, **options_of(figure, root))
+
+
+def try_pointer(page, root, figure):
+    """Hover reads the number under the pointer; a click moves the mark there."""
+    stages = [v for v in root.query_selector_all(".cm-view") if v.query_selector(".cm-stage")]
+    views = {v.query_selector("figcaption").text_content(): v for v in stages}
+    for name, element in views.items():
+        view, stage = figure.views[name], element.query_selector(".cm-stage")
+        rows = 1 if view.kind in ("bars", "line") else view.values.shape[0]
+        columns = view.values.shape[1] if view.kind != "bars" else view.values.shape[0]
+        for row, column in {(0, 0), (rows - 1, columns // 2), (rows // 2, columns - 1)}:
+            place = at_cell(stage, view, row, column, rows, columns)
+            stage.hover(position=place)
+            assert_read(element, figure, name, row, column, options_of(figure, root))
+            if view.mark:
+                stage.click(position=place)
+                marked = [a.name for a in figure.axes].index(view.mark[0])
+                wanted = {"cell": row * columns + column, "row": row, "column": column}[
+                    view.mark[1]
+                ]
+                if wanted in figure.axes[marked].values:
+                    assert figure.axes[marked].values[state_of(root)[marked]] == wanted
+                assert_shows(root, figure, **options_of(figure, root))
+    page.mouse.move(0, 0)
+
+
+def at_cell(stage, view, row, column, rows, columns) -> dict:
+    box = stage.bounding_box()
+    across = (column + 0.5) / columns
+    if view.kind == "line":
+        x = np.array(view.x or range(columns))
+        across = min(max((x[column] - x[0]) / (x[-1] - x[0]), 0.002), 0.998)
+    inner = (box["width"] - 2, box["height"] - 2)  # inside the border
+    return {"x": inner[0] * across, "y": inner[1] * (row + 0.5) / rows}
+
+
+def assert_read(element, figure, name, row, column, options):
+    text = element.query_selector(".cm-read").text_content()
+    hatched = figure.hatched(name, **options)
+    if hatched is not None and hatched[row, column]:
+        assert text.endswith(": not compared")
+        return
+    numbers = figure.numbers(name, **options)
+    kind = figure.views[name].kind
+    expected = {
+        "bars": lambda: numbers[[column]],
+        "line": lambda: numbers[:, column],
+        "heat": lambda: numbers[row, [column]],
+        "image": lambda: np.atleast_1d(numbers[row, column]),
+    }[kind]()
+    read = [printed(part.split()[-1]) for part in text.split(": ", 1)[1].split(", ")]
+    assert np.allclose(read, expected, rtol=5e-3 if not figure.tables[name].exact else 1e-9)
+
+
+def assert_controls_stay(page, root):
+    """Whatever panel is looked at, the controls are on the screen and do not cover it."""
+    title = root.query_selector(".cm-title").text_content()
+    for stage in root.query_selector_all(".cm-stage"):
+        stage.evaluate("(stage) => stage.scrollIntoView({ block: 'end' })")
+        seen = stage.bounding_box()
+        for control in root.query_selector_all(".cm-controls > *"):
+            box = control.bounding_box()
+            assert box["y"] >= 0 and box["y"] + box["height"] <= seen["y"], title
+
+
+def has_effect(figure, k: int) -> bool:
+    """Whether axis k is seen to do something, at its start and at both ends: a step there changes
+    some panel by a fiftieth of its scale, or the scale itself by as much."""
+    last, start = len(figure.axes[k].values) - 1, figure.axes[k].start
+    steps = {(0, min(1, last)), (max(last - 1, 0), last), (start, min(start + 1, last))}
+    return all(differs(figure, k, *step) for step in steps if step[0] != step[1])
+
+
+def differs(figure, k: int, one: int, other: int) -> bool:
+    axis = figure.axes[k]
+    for name in (n for n, v in figure.views.items() if v.kind != "scalar"):
+        looks = []
+        for value in (axis.values[one], axis.values[other]):
+            options = {axis.name: value}
+            low, high = figure.limits_at(name, **options)
+            share = (figure.numbers(name, **options) - low) / (high - low)
+            mask = figure.hatched(name, **options)
+            looks.append((share if mask is None else np.where(mask, -1.0, share), high - low))
+        (a, width), (b, other_width) = looks
+        if np.abs(a - b).max() >= 0.02 or abs(width / other_width - 1) >= 0.02:
+            return True
+    return False
