@@ -16,8 +16,8 @@ from safetensors.numpy import load_file
 from scipy import stats
 
 from coatnet_mini.cost import cost
-from coatnet_mini.data import raw_digits
-from coatnet_mini.model import create_model
+from coatnet_mini.images import raw_digits
+from coatnet_mini.models import create_model
 from coatnet_mini.studies import bias, layout, list_studies, student, study
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
@@ -333,10 +333,10 @@ def test_layouts_cost_the_same():
         total = cost(create_model(fields["model"], 16, size, **options))[-1]
         return total.parameters, total.multiply_adds
 
-    for scale, size in (("small", 32), ("gpu", 128)):
+    for scale, size, most in (("small", 32, 1.05), ("gpu", 128, 1.15)):
         found = [totals(size, **layout.network(scale, name)) for name in layout.LAYOUTS]
         for column in zip(*found, strict=True):
-            assert max(column) <= 1.1 * min(column), (scale, column)
+            assert max(column) <= most * min(column), (scale, column)
 
 
 def test_the_enlarged_table_is_all_that_differs(tmp_path):

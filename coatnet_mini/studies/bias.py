@@ -14,7 +14,7 @@ import torch
 
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.checkpoint import save_network
-from coatnet_mini.model import create_model
+from coatnet_mini.models import create_model
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.train.recipe import Recipe
 
@@ -23,10 +23,14 @@ ENLARGED = f"pre, table ×{TIMES}"
 FORMS = {"none": "none", "pre": "pre", "post": "post", ENLARGED: "pre"}
 QUESTION = (
     "Where should the kernel go, before or after the softmax, when it is all that a network knows "
-    "of places? Digits of 8×8 pixels, every pixel a token, two Transformer blocks, no convolution. "
-    "Tables are drawn from N(0, 0.02²), as everywhere in this book; in one more arm, before the "
-    "softmax, the same draw is 50 times as large, so that it starts at the scale of a score."
+    "of places? {} Tables are drawn from N(0, 0.02²), as everywhere in this book; in one more arm, "
+    "before the softmax, the same draw is 50 times as large, so that it starts at the scale of a "
+    "score."
 )
+NETWORK = {
+    "small": "Digits of 8×8 pixels, every pixel a token, two Transformer blocks, no convolution.",
+    "gpu": "Shapes of 32×32 pixels, patches of 2×2, six Transformer blocks, no convolution.",
+}
 PILOTED = (
     "One seed (100, not in the study), 600 steps unless said. Rejected: `shapes` in patches of 4 "
     "(4,000 images, 400 steps: none 14.6 %, pre 8.8 %, chance 6.3 %); digits at random places of a "
@@ -80,7 +84,8 @@ SEEDS = range(5)
 def plan(scale: str) -> Plan:
     cells = sorted(product(SEEDS, IMAGES[scale], FORMS), key=lambda cell: cell[2] == ENLARGED)
     runs = tuple(planned(scale, form, images, seed) for seed, images, form in cells)
-    return Plan("bias", scale, QUESTION, PILOTED if scale == "small" else "Nothing.", runs)
+    piloted = PILOTED if scale == "small" else "Nothing."
+    return Plan("bias", scale, QUESTION.format(NETWORK[scale]), piloted, runs)
 
 
 def planned(scale: str, form: str, images: int, seed: int) -> Planned:
@@ -115,6 +120,5 @@ def enlarged(recipe: Recipe, options: dict, study_folder: Path, folder: Path) ->
         for module in model.modules():
             if isinstance(module, MultiHeadAttention):
                 module.relative_bias_table.mul_(TIMES)
-    about = {"model": recipe.model, "options": fields}
-    save_network(folder / "start", model.state_dict(), model.config, about)
+    save_network(folder / "start", model.state_dict(), model.config)
     return folder / "start"

@@ -183,7 +183,10 @@ def go(plan: Plan, folder: Path, minutes: float | None, say: Callable[[str], Non
                         continue
                     left = True
                     bar.set_postfix_str(run.key)
-                    row = place.do(run)
+                    try:
+                        row = place.do(run)
+                    except (ValueError, ArithmeticError) as error:
+                        raise ValueError(f"{words(run)}: {error}") from error
                 place.collect()
                 runs = place.runs()
                 done = sum(place.finished(each) for each in runs)
@@ -209,8 +212,8 @@ def time_limit(minutes: float | None):
     timer = threading.Timer(minutes * 60, signal.raise_signal, [signal.SIGINT])
     timer.daemon = True
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
-    timer.start()
     try:
+        timer.start()
         yield
     finally:
         timer.cancel()
