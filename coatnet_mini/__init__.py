@@ -12,8 +12,9 @@ cost, probes   what a network costs, and what it does: equivariance, reach, depe
 images, shapes the pictures; `plots` draws; `checks` says what is wrong with an option
 book_map       the book's table of chapters, and CoAtNet drawn as its map
 
-Four wings stand beside them: `explore` (the book's figures), `train` (the command), `cpu` (faster
-twins of the blocks) and `exercises`. A wing may import the root; the root imports no wing.
+Five wings stand beside them: `explore` (the book's figures), `train` (the command), `studies` (what
+was run with it, and came out), `cpu` (faster twins of the blocks) and `exercises`. A wing may
+import the root; the root imports no wing.
 """
 
 from importlib import import_module
