@@ -16,8 +16,8 @@ LARGEST = 10**9  # of any integer in a configuration
 class Limits:
     """How large a network may be; `checks.limits.parameters = 10**10` raises one of them.
 
-    The largest of the family, CoAtNet-7 at 512 pixels, has 2.4·10⁹ parameters and 4.5·10⁹
-    activations in 62 blocks.
+    The largest of the family, CoAtNet-7 at 512 pixels, has 2.4·10⁹ parameters and 2.9·10⁹
+    activations in 60 blocks.
 
     Args:
         blocks: of all stages together.

@@ -4,10 +4,16 @@ Equation (1) of arXiv 2106.04803 is y_i = Σ_{j∈L(i)} w_{i−j} ⊙ x_j: every
 and ⊙ multiplies channel by channel. All four functions take `weight` indexed by j − i, as `conv2d`
 does; the equation's w is `weight.flip(-2, -1)`.
 
-x: (B, D, H, W), floating. weight: (D, k_h, k_w) of the same dtype. padding: "zero", "circular" or
-"none", see `weighted_sum.convolution_matrix`; stride and dilation: whole numbers, 1 or more, the
-same on both axes. Returns (B, D, H', W') of x's dtype, with H' = H and W' = W for stride 1 unless
-padding is "none". All four raise the same one-line errors, from `pad`.
+Args (of all four):
+    x: (B, D, H, W), floating. weight: (D, k_h, k_w) of the same dtype.
+    padding: "zero", "circular" or "none", see `weighted_sum.convolution_matrix`.
+    stride, dilation: whole numbers, 1 or more, the same on both axes.
+
+Returns:
+    (B, D, H', W') of x's dtype, with H' = H and W' = W for stride 1 unless padding is "none".
+
+Raises:
+    ValueError, TypeError: the same lines from all four, see `pad`.
 """
 
 import math

@@ -18,6 +18,7 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 # Nine colours from zero to full scale, one each for (k / 8)² of it. Their contrast with zero is
@@ -128,10 +129,7 @@ def heatmap(
     if max(matrix.shape) <= 5 if values is None else values:
         _write_values(ax, matrix, image)
     if mark is not None:
-        row, column = mark
-        ax.add_patch(
-            Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=MARK, lw=2.0, clip_on=False)
-        )
+        outline(ax, mark[1], mark[0])
     for axis, length in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
         axis.set_major_locator(MaxNLocator(nbins=4, integer=True, steps=[1, 2, 4, 5, 8, 10]))
         if length <= 7:
@@ -204,11 +202,20 @@ def picture(
         raise ValueError(f"an image is (H, W), (3, H, W) or (H, W, 3), got shape {image.shape}")
     drawn = ax.imshow(image.clip(0, 1), cmap="gray_r" if ink else "gray", vmin=0, vmax=1)
     if mark is not None:
-        row, column = mark
-        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec=MARK, lw=2.0))
+        outline(ax, mark[1], mark[0])
     ax.set(title=title, xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
     return drawn
+
+
+def outline(ax: Axes, x: float, y: float, width: float = 1, height: float = 1) -> None:
+    """Frame cells of a picture or map as the query is framed everywhere: on white, in `MARK`.
+
+    x, y: the column and row of the upper left cell; width, height: in cells.
+    """
+    on_white = [withStroke(linewidth=4, foreground="white")]
+    box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, ec=MARK, lw=2, clip_on=False)
+    ax.add_patch(box).set_path_effects(on_white)
 
 
 def _array(values) -> np.ndarray:

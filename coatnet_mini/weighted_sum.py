@@ -18,11 +18,14 @@ PADDINGS = ("zero", "circular", "none")
 def weighted_sum(W: Tensor, x: Tensor, *, per_channel: bool = False) -> Tensor:
     """Weighted sum over positions, y_i = Σ_j W_ij x_j.
 
-    W: (..., M, N), one weight for each pair of an output i and an input j; or (..., D, M, N) with
-    `per_channel=True`, where channel d has the weights W[d] (W_ij is then a vector and the product
-    element-wise, as in equation (1) of arXiv 2106.04803).
-    x: (..., N, D), floating, W of the same dtype. Returns (..., M, D) of that dtype. Leading axes
-    broadcast.
+    Args:
+        W: (..., M, N), one weight for each pair of an output i and an input j; or (..., D, M, N)
+            with `per_channel=True`, where channel d has the weights W[d] (W_ij is then a vector
+            and the product element-wise, as in equation (1) of arXiv 2106.04803).
+        x: (..., N, D), floating, of W's dtype. Leading axes broadcast.
+
+    Returns:
+        (..., M, D) of that dtype.
     """
     check_floating(W=W, x=x)
     if x.ndim < 2 or W.ndim < 2 + per_channel:
@@ -50,14 +53,18 @@ def convolution_matrix(
 ) -> Tensor:
     """The W of a convolution with `weight`, which is indexed by j − i as in `torch.nn.functional`.
 
-    weight: (..., k) for a line of `size` n, or (..., k_h, k_w) for a grid of `size` (H, W). Leading
-    axes, such as the channels of a depthwise convolution, are kept.
-    padding: "zero" (what lies outside counts as 0), "circular" (the grid is a torus, and a kernel
-    may reach round it once), or "none" (only outputs whose whole neighbourhood exists). The first
-    two need odd kernels, which have a centre, and keep the size when `stride` is 1.
-    Returns (..., M, N) of `weight`'s dtype with N = n or H·W, M outputs in the same row-major
-    order. With `stride` 1 and zero or circular padding it is Toeplitz (line) or doubly
-    block-Toeplitz (grid).
+    Args:
+        weight: (..., k) for a line of `size` n, or (..., k_h, k_w) for a grid of `size` (H, W).
+            Leading axes, such as the channels of a depthwise convolution, are kept.
+        padding: "zero" (what lies outside counts as 0), "circular" (the grid is a torus, and a
+            kernel may reach round it once), or "none" (only outputs whose whole neighbourhood
+            exists). The first two need odd kernels, which have a centre, and keep the size when
+            `stride` is 1.
+
+    Returns:
+        (..., M, N) of `weight`'s dtype with N = n or H·W, M outputs in the same row-major order.
+        With `stride` 1 and zero or circular padding it is Toeplitz (line) or doubly block-Toeplitz
+        (grid).
     """
     check_tensor("weight", weight)
     size = as_lengths(size)
@@ -91,7 +98,8 @@ def attention_matrix(x: Tensor) -> Tensor:
 def offsets(size: int | Sequence[int]) -> Tensor:
     """The offset i − j of every pair of positions, axis by axis: (N, N, axes), integers.
 
-    size: n for a line, (H, W) for a grid; N = n or H·W.
+    Args:
+        size: n for a line, (H, W) for a grid; N = n or H·W.
     """
     size = as_lengths(size)
     places = torch.cartesian_prod(*(torch.arange(n) for n in size)).view(math.prod(size), -1)
@@ -101,8 +109,10 @@ def offsets(size: int | Sequence[int]) -> Tensor:
 def reach(W: Tensor, size: int | Sequence[int] | None = None) -> int:
     """How far, in rows or columns, the farthest input with a nonzero weight lies from its output.
 
-    W: (N, N). size: (H, W) when the positions form a grid (default: a line of N). A circular W
-    reaches across the whole grid, since distances are not taken round the torus.
+    A circular W reaches across the whole grid, since distances are not taken round the torus.
+
+    Args:
+        W: (N, N). size: (H, W) when the positions form a grid (default: a line of N).
     """
     size = square_size(W, size)
     distance = offsets(size).abs().amax(-1).to(W.device)
@@ -114,9 +124,11 @@ def is_toeplitz(
 ) -> bool:
     """Whether W_ij depends on the offset i − j alone: the same rule at every position.
 
-    W: (N, N). size: (H, W) when the positions form a grid (default: a line of N); then offsets have
-    two components and the question is whether W is doubly block-Toeplitz. Equal means within
-    `tolerance` times the largest |W_ij|.
+    Args:
+        W: (N, N).
+        size: (H, W) when the positions form a grid (default: a line of N); then offsets have two
+            components and the question is whether W is doubly block-Toeplitz.
+        tolerance: equal means within this part of the largest |W_ij|.
     """
     size = square_size(W, size)
     W = W.double()
@@ -138,10 +150,13 @@ def describe(
 ) -> dict[str, object]:
     """What the weights of `operator`, a function from inputs (N, D) to W (N, N), look like.
 
-    x and other: two different inputs (N, D). size: (H, W) when the positions form a grid. Returns a
-    dict with "reach" (int, see `reach`), "same rule" (bool, see `is_toeplitz`), "row sums" (lowest,
-    highest), "negative weights" (bool) and "depends on x" (bool: whether W differs, by more than
-    rounding, between these two inputs).
+    Args:
+        x, other: two different inputs (N, D). size: (H, W) when the positions form a grid.
+
+    Returns:
+        "reach" (int, see `reach`), "same rule" (bool, see `is_toeplitz`), "row sums" (lowest,
+        highest), "negative weights" (bool) and "depends on x" (bool: whether W differs, by more
+        than rounding, between these two inputs).
     """
     check_floating(x=x, other=other)
     if x.shape != other.shape or torch.equal(x, other):

@@ -7,13 +7,11 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def fresh_state():
-    """Seed 0, one thread, float32 and no accelerator chosen; nothing is imported for it."""
+    """Seed 0, one thread and float32; nothing is imported for it."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
         torch.set_num_threads(1)  # sharing such small tensors only costs time
         torch.set_default_dtype(torch.float32)
-    if accelerate := sys.modules.get("accelerate.state"):  # one process, many trainings
-        accelerate.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -22,3 +20,12 @@ def float64(fresh_state):
     import torch
 
     torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from tests.browser_scripts import chromium
+
+    with chromium() as started:
+        yield started

@@ -23,7 +23,7 @@ def write_folder(root, count=8, splits=("train", "test")):
     return root
 
 
-def write_parquet(root, column=None, count=24):
+def write_parquet(root, column=None, count=24, files=1):
     """The same pictures in Parquet files, with an image column; labels as classes or as given."""
     labels = [n % 3 for n in range(count)]
     features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)}
@@ -36,7 +36,9 @@ def write_parquet(root, column=None, count=24):
     )
     root.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
-        rows.to_parquet(root / f"{split}-00000-of-00001.parquet")
+        for n in range(files):
+            part = rows.shard(files, n)
+            part.to_parquet(root / f"{split}-{n:05d}-of-{files:05d}.parquet")
     return root
 
 

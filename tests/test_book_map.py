@@ -10,7 +10,6 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
 
 from coatnet_mini import book_map, create_model
 from coatnet_mini.book_map import (
@@ -25,7 +24,6 @@ from coatnet_mini.book_map import (
 from tests import CHAPTERS as NOTEBOOKS
 from tests import ROOT
 from tests.sanitised import sanitised
-from tools.find_chromium import find_chromium
 
 
 def soup(number=None, clean=str):
@@ -168,19 +166,17 @@ def test_in_colab_without_an_installation_there_is_no_link(monkeypatch):
 
 
 @pytest.mark.parametrize("ground, ink", [("white", "black"), ("black", "white")])
-def test_axe_and_a_phone_have_nothing_against_it(ground, ink):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 375, "height": 700})
-        page.set_content(
-            f'<html lang="en"><title>Map</title><body style="background: {ground}; color: {ink}">'
-            f"<main><h1>Map</h1>{you_are_here(8)._repr_html_()}</main></body></html>"
-        )
-        assert Axe().run(page).response["violations"] == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 375
-        sizes = page.evaluate(
-            "[...document.querySelectorAll('.book-map li, .book-map small')]"
-            ".map((n) => parseFloat(getComputedStyle(n).fontSize))"
-        )
-        assert min(sizes) >= 12
-        browser.close()
+def test_axe_and_a_phone_have_nothing_against_it(ground, ink, browser):
+    page = browser.new_page(viewport={"width": 375, "height": 700})
+    page.set_content(
+        f'<html lang="en"><title>Map</title><body style="background: {ground}; color: {ink}">'
+        f"<main><h1>Map</h1>{you_are_here(8)._repr_html_()}</main></body></html>"
+    )
+    assert Axe().run(page).response["violations"] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.book-map li, .book-map small')]"
+        ".map((n) => parseFloat(getComputedStyle(n).fontSize))"
+    )
+    assert min(sizes) >= 12
+    page.close()

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from coatnet_mini import create_model, load
 from coatnet_mini.checkpoint import (
     SHIPPED,
+    digest,
     find,
     load_weights,
     read_training,
@@ -25,54 +27,105 @@ from coatnet_mini.checkpoint import (
     save_tensors,
 )
 from coatnet_mini.images import digit_images, normalize
-from coatnet_mini.train.checkpoint import (
-    KEPT,
-    last_run,
-    optimizer_state,
-    optimizer_tensors,
-    read_tensors,
-    save_run,
-)
+from coatnet_mini.train.checkpoint import KEPT, last_run, read_state, runs, save_run
 from tests.helpers import shaken
 
 
-def tensors(value=1.0):
-    return {"model": {"a": torch.full((4, 3), value), "b": torch.arange(5)}}
+def state(value=1.0):
+    averages = {"exp_avg": torch.full((4, 3), value), "step": torch.tensor(value)}
+    return {"model": {"a": torch.arange(5)}, "optimizer": [averages], "note": (value, None, "é")}
+
+
+def same(a, b) -> bool:
+    """Equal, tensors in their values, types and layout in memory."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b) and (a.dtype, a.stride()) == (b.dtype, b.stride())
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
 
 
 def test_runs_round_trip_and_only_the_last_stay(tmp_path):
+    folder = tmp_path / "checkpoints"
     for step in (3, 6, 9, 12):
-        save_run(tmp_path, step, tensors(step), {"note": [step, 0.1 + 0.2]})
-    assert len(list(tmp_path.iterdir())) == KEPT == 2
-    path, state = last_run(tmp_path)
-    assert state["step"] == 12 and state["note"] == [12, 0.1 + 0.2]
-    read = read_tensors(path / "model.safetensors")
-    assert all(torch.equal(read[name], t) for name, t in tensors(12)["model"].items())
+        save_run(folder, step, state(0.1 + step))
+    assert [path.name[:13] for path in runs(folder)] == ["step-00000009", "step-00000012"]
+    assert len(list(folder.iterdir())) == KEPT == 2
+    path, read = last_run(folder)
+    assert path == runs(folder)[-1] and same(read, state(12.1))
+    image = torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    save_run(folder, 12, {"a": image})  # in place of the other one of that step
+    assert [path.name[:13] for path in runs(folder)] == ["step-00000009", "step-00000012"]
+    assert same(last_run(folder)[1], {"a": image})
     assert last_run(tmp_path / "nowhere") is None
 
 
-@pytest.mark.parametrize("harm", ["truncate", "flip", "delete", "state", "no state"])
+@pytest.mark.parametrize("harm", ["truncate", "flip", "empty", "other", "name"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, harm):
-    for step in (1, 2):
-        save_run(tmp_path, step, tensors(), {})
-    path = tmp_path / "step-00000002"
-    file = path / "model.safetensors"
-    data = bytearray(file.read_bytes())
+    first, last = (save_run(tmp_path, step, state(step)) for step in (1, 2))
+    data = bytearray(last.read_bytes())
     if harm == "truncate":
-        file.write_bytes(data[:-8])
+        last.write_bytes(data[:-8])
     elif harm == "flip":
-        data[-1] ^= 1
-        file.write_bytes(data)
-    elif harm == "delete":
-        file.unlink()
-    elif harm == "state":
-        (path / "state.json").write_text((path / "state.json").read_text()[:-20])
+        data[len(data) // 2] ^= 1
+        last.write_bytes(data)
+    elif harm == "empty":
+        last.write_bytes(b"")
+    elif harm == "other":
+        last.write_bytes(first.read_bytes())
     else:
-        (path / "state.json").unlink()
+        last = last.rename(tmp_path / "step-00000002.pt")
     said = []
-    found, state = last_run(tmp_path, said.append)
-    assert found.name == "step-00000001" and state["step"] == 1
-    assert len(said) == 1 and "step-00000002 is damaged" in said[0]
+    found, read = last_run(tmp_path, said.append)
+    assert found == first and same(read, state(1))
+    assert len(said) == 1 and f"{last.name} is damaged" in said[0]
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path):
+    """On a disk with no room, as the limit on file sizes plays it: what was there, is there."""
+    path = save_run(tmp_path, 1, state())
+    with small_files(10_000), pytest.raises(OSError):
+        save_run(tmp_path, 2, {"a": torch.zeros(100_000)})
+    assert list(tmp_path.iterdir()) == [path] and same(read_state(path), state())
+
+
+def test_reading_a_checkpoint_runs_no_code(tmp_path):
+    mark = tmp_path / "executed"
+    path = tmp_path / "file"
+    path.write_bytes(pickle.dumps(Trap(mark)))
+    last = path.rename(tmp_path / f"step-00000001-{digest(path)[:16]}.pt")
+    said = []
+    assert last_run(tmp_path, said.append) is None
+    torch.save({"step": Trap(mark)}, path)
+    last = path.rename(tmp_path / f"step-00000001-{digest(path)[:16]}.pt")
+    with pytest.raises(ValueError, match="Weights only load failed"):
+        read_state(last)
+    assert len(said) == 1 and not mark.exists()
+
+
+class Trap:
+    """What touches a file when it is unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (self.mark.touch, ())
+
+
+@contextmanager
+def small_files(size):
+    """No file can grow beyond a size: writes fail as they do on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
@@ -94,22 +147,8 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
 
 def test_a_file_that_the_system_will_not_let_grow_is_an_os_error(tmp_path):
     """A real failing write: the limit on file sizes, as a stand-in for a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with pytest.raises(OSError):
-            save_tensors({"a": torch.zeros(100_000)}, tmp_path / "a.safetensors")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_optimizer_state_round_trips():
-    state = {"a.weight": {"step": torch.tensor(3.0), "exp_avg": torch.rand(2)}}
-    back = optimizer_state(optimizer_tensors(state))
-    assert back.keys() == state.keys() and back["a.weight"].keys() == state["a.weight"].keys()
-    assert torch.equal(back["a.weight"]["exp_avg"], state["a.weight"]["exp_avg"])
+    with small_files(10_000), pytest.raises(OSError):
+        save_tensors({"a": torch.zeros(100_000)}, tmp_path / "a.safetensors")
 
 
 # ---- Stored networks
@@ -278,13 +317,8 @@ def test_bias_tables_that_cannot_be_resized(tmp_path):
 
 def test_a_pickle_in_the_weights_place_is_not_run(tmp_path):
     mark = tmp_path / "executed"
-
-    class Trap:
-        def __reduce__(self):
-            return (mark.touch, ())
-
     stored(tmp_path / "network")
-    (tmp_path / "network" / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "network" / "model.safetensors").write_bytes(pickle.dumps(Trap(mark)))
     with pytest.raises(ValueError, match="cannot read"):
         load(tmp_path / "network")
     assert not mark.exists()

@@ -22,9 +22,11 @@ from packaging.requirements import Requirement
 
 from tests import CHAPTERS, ROOT
 from tools import home
+from tools.colab_pins import versions
 from tools.execute_chapters import read_stamped
 
 TWIN, PINS = ROOT / ".twin", ROOT / "tests" / "colab_twin.txt"
+PINNED = versions(PINS.read_text(encoding="utf-8"))
 HOME = "colab-twin/book"
 PYTHON = TWIN / "bin" / "python"
 SETUPTOOLS = f"setuptools=={importlib.metadata.version('setuptools')}"
@@ -164,7 +166,7 @@ def test_chapter_runs_in_colab(path, environment, tmp_path):
     run(notebook, tmp_path, environment)
     where, which = printed(notebook.cells[-1]).splitlines()
     assert where.startswith(str(TWIN)), "the package came from somewhere else"
-    assert which == "7.34.0 7.7.1"
+    assert which == f"{PINNED['ipython']} {PINNED['ipywidgets']}"
     explorables = [c for c in notebook.cells if c.cell_type == "code" and "explore(" in c.source]
     for cell in explorables:
         assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {})

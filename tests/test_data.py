@@ -1,6 +1,10 @@
 """Data: digits, shapes, folders, Parquet, streams; the order of images; what cannot be read."""
 
 import io
+import json
+import threading
+from dataclasses import astuple
+from itertools import islice
 
 import numpy as np
 import PIL.Image
@@ -9,17 +13,10 @@ import torch
 
 from coatnet_mini.images import decode, digit_images, fit, normalize, shape_images
 from coatnet_mini.shapes import CLASSES, RELATIONS, SPLITS, positions, shapes
-from coatnet_mini.train.loading import (
-    IGNORED,
-    Decoder,
-    Loader,
-    Share,
-    Shuffled,
-    in_background,
-    prefetch,
-)
+from coatnet_mini.train.loading import IGNORED, Decoder, Loader, Share, Shuffled, prefetch
 from coatnet_mini.train.recipe import Recipe
 from coatnet_mini.train.sources import open_data
+from coatnet_mini.train.stream import Position, Stream, ahead
 from tests.image_files import NAMES, damage, picture, write_folder, write_parquet
 
 
@@ -179,30 +176,63 @@ def test_stream_equals_table(tmp_path):
     assert sorted(everything(loader(test))) == expected_pictures()
 
 
-def test_stream_is_shuffled_resumed_and_shared(tmp_path, monkeypatch):
-    # At the end of each shuffled Parquet stream `datasets` sleeps for 5 s, against a bug of Arrow.
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
-    recipe = Recipe(data=str(write_parquet(tmp_path / "data")), streaming=True, steps=1,
-                    shuffle_buffer=24)  # fmt: skip
+def take(split, n, rank=0, processes=1, shuffled=24, position=None):
+    """n (grey, position behind it) of a process's stream."""
+    items = Stream(split, rank, processes, shuffled).endless(position or Position())
+    greys = [
+        (int(decode(image["bytes"], 8, 1)[0, 0, 0]), at) for at, (_, image, _) in islice(items, n)
+    ]
+    items.close()
+    return greys
 
-    def take(n, share, position=(0, 0)):
-        train = loader(open_data(recipe)[0])
-        batches = train.train(share, 0, 0, position)
-        got = [([int(image[0, 0, 0]) for image in next(batches)[0]], train.position)
-               for _ in range(n)]  # fmt: skip
-        batches.close()
-        return got
 
-    alone = take(8, Share(9))  # 72 images: three epochs of 24
-    greys = [grey for batch, _ in alone for grey in batch]
-    epochs = [greys[k : k + 24] for k in (0, 24, 48)]
-    assert [sorted(epoch) for epoch in epochs] == [sorted(g for g, _ in expected_pictures())] * 3
-    assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
-    assert take(5, Share(9), alone[2][1]) == alone[3:]
-    thirds = [take(8, Share(9, 1, rank, 3)) for rank in range(3)]
-    for step, (batch, position) in enumerate(alone):
-        assert [grey for third in thirds for grey in third[step][0]] == batch
-        assert {third[step][1] for third in thirds} == {position}
+@pytest.fixture(scope="module", params=[1, 3], ids=["one file", "three files"])
+def stream(request, tmp_path_factory):
+    folder = write_parquet(tmp_path_factory.mktemp("data"), files=request.param)
+    return open_data(Recipe(data=str(folder), streaming=True, steps=1))[0]
+
+
+def test_stream_is_shuffled_anew_in_each_pass(stream):
+    greys = [grey for grey, _ in take(stream, 72)]
+    passes = [greys[k : k + 24] for k in (0, 24, 48)]
+    assert [sorted(each) for each in passes] == [sorted(g for g, _ in expected_pictures())] * 3
+    assert passes[0] != passes[1] and passes[0] != sorted(passes[0])
+    blocks = [grey for grey, _ in take(stream, 24, shuffled=8)]
+    assert [sorted(blocks[k : k + 8]) for k in (0, 8, 16)] != [sorted(passes[0])[:8]] * 3
+    assert sorted(blocks) == sorted(passes[0]) != blocks
+
+
+@pytest.mark.parametrize("rank, processes", [(0, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("shuffled, n", [(1, 5), (7, 1), (24, 7)])
+def test_stream_stopped_often_is_the_stream_that_was_not(stream, rank, processes, shuffled, n):
+    """Stopped after every n images."""
+    share = dict(rank=rank, processes=processes, shuffled=shuffled)
+    whole = [grey for grey, _ in take(stream, 35, **share)]
+    greys, position = [], None
+    while len(greys) < 35:
+        part = take(stream, n, **share, position=position)
+        plain = json.loads(json.dumps(astuple(part[-1][1])))  # numbers, text, containers only
+        greys, position = greys + [grey for grey, _ in part], Position(*plain)
+    assert greys == whole
+
+
+def test_stream_is_dealt_out_among_processes(stream):
+    for processes in (2, 3):
+        n = 24 // processes
+        greys = [grey for rank in range(processes) for grey, _ in take(stream, n, rank, processes)]
+        assert sorted(greys) == sorted(g for g, _ in expected_pictures())
+        loaders = [loader(stream).evaluate(5, rank, processes) for rank in range(processes)]
+        labels = torch.cat([batch[1] for part in loaders for batch in part])
+        assert labels.bincount().tolist() == [8, 8, 8]
+
+
+def test_stream_leaves_no_thread(stream):
+    before = threading.active_count()
+    batches = loader(stream).train(Share(4), 0)
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
 
 
 # ---- Order
@@ -242,13 +272,13 @@ def test_evaluation_sees_every_image_once_over_processes(tmp_path):
 
 def test_prefetch_keeps_order_and_raises_where_used():
     assert list(prefetch(lambda n: n * n, range(20), 3)) == [n * n for n in range(20)]
-    assert list(in_background(iter(range(20)), 2)) == list(range(20))
+    assert list(ahead(lambda stop: (n for n in range(20)))) == list(range(20))
 
-    def broken():
+    def broken(stop):
         yield 1
         raise OSError("gone")
 
-    items = in_background(broken(), 2)
+    items = ahead(broken)
     assert next(items) == 1
     with pytest.raises(OSError, match="gone"):
         next(items)
@@ -322,8 +352,7 @@ def test_bad_data_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_stream_names_a_label_out_of_range(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+def test_stream_names_a_label_out_of_range(tmp_path):
     folder = str(write_parquet(tmp_path / "data", column=[0, 1, 7]))
     train, _ = open_data(Recipe(data=folder, label_column="kind", num_classes=3, streaming=True,
                                 steps=1, shuffle_buffer=1))  # fmt: skip

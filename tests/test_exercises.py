@@ -49,10 +49,6 @@ PRINTED = [
 ]
 
 
-def chapter_module(number):
-    return find(number).reference.__module__.rsplit(".", 1)[-1]
-
-
 def wrong_answers():
     for path in sorted((HERE / "wrong_answers").glob("ch[0-9][0-9].py")):
         spec = importlib.util.spec_from_file_location(f"wrong_answers_{path.stem}", path)

@@ -159,13 +159,22 @@ def test_publishing_is_refused_unless_the_home_is_its_own(checkout):
 
 
 def test_the_workflows_own_command_refuses(checkout):
+    """The step of publish.yml itself, with a Python that has no package installed."""
     shutil.copytree(ROOT / "tools", checkout / "tools")
-    command = [sys.executable, "-S", "-m", "tools.home", "--check", "eve/copy"]  # no site-packages
-    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert "make home" in run.stderr
-    text = (ROOT / ".github" / "workflows" / "publish.yml").read_text()
-    assert "-m tools.home --check" in text
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "publish.yml").read_text())
+    step = workflow["jobs"]["home"]["steps"][-1]["run"]
+    python = checkout / "python3"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{checkout}{os.pathsep}{os.environ['PATH']}"}
+    for repository, code in (("eve/copy", 1), ("ada/engine", 0)):
+        run = subprocess.run(
+            ["sh", "-c", step], cwd=checkout, capture_output=True, text=True,
+            env=environment | {"GITHUB_REPOSITORY": repository},
+        )  # fmt: skip
+        assert run.returncode == code, run.stderr
+        assert ("make home" in run.stderr) == bool(code)
+        home.stamp("ada/engine", checkout)
 
 
 def test_badge_and_set_up_cell_come_into_a_chapter_that_has_none():

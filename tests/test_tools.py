@@ -261,9 +261,10 @@ def shift(text: str, by: int) -> str:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """A notebook whose cells print a number twice, show an address, and hold a figure twice."""
+    """Cells that print a number twice and a zero, show an address, and hold a figure twice."""
     folder = tmp_path_factory.mktemp("nbval")
-    path = chapter(folder, "print(42)", "object()", "print(42)", FIGURE, FIGURE)
+    zero = "print('from -0.00')"
+    path = chapter(folder, "print(42)", zero, "object()", "print(42)", FIGURE, FIGURE)
     notebook = execute_chapters.execute(path, "")
     del notebook.cells[-1].metadata["tags"]
     return notebook
@@ -292,7 +293,8 @@ def test_tables_are_compared_as_numbers(executed):
 
 
 def test_strict_nbval_fails_just_what_is_false(executed):
-    *_, address, printed, near, far = executed.cells
+    *_, zero, address, printed, near, far = executed.cells
+    zero.outputs[0].text = "from 0.00\n"
     assert "0x" in figure(address)["text/plain"]
     figure(address)["text/plain"] = "<object at 0x7fffdeadbeef>"
     printed.outputs[0].text = "41\n"
@@ -305,5 +307,5 @@ def test_strict_nbval_fails_just_what_is_false(executed):
         path = Path(folder) / "01_one.ipynb"
         nbformat.write(executed, path)
         run = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True)
-    assert re.findall(r"^FAILED .*::Cell (\d)", run.stdout, re.M) == ["3", "5"], run.stdout
+    assert re.findall(r"^FAILED .*::Cell (\d)", run.stdout, re.M) == ["4", "6"], run.stdout
     assert "Cell outputs differ" in run.stdout and "Explorable figures differ" in run.stdout

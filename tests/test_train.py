@@ -3,25 +3,26 @@
 import hashlib
 import json
 import math
+import multiprocessing
 import os
+import shutil
 import signal
-import subprocess
-import sys
+import socket
 import time
 from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
 from coatnet_mini import create_model
 from coatnet_mini.checkpoint import load, read_training
 from coatnet_mini.images import digit_images, normalize
-from coatnet_mini.train import run as engine
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
+from coatnet_mini.train.checkpoint import last_run, runs, step_of
+from coatnet_mini.train.learner import Learner, seed_step
 from coatnet_mini.train.optimization import (
     learning_rate,
     make_ema,
@@ -30,20 +31,26 @@ from coatnet_mini.train.optimization import (
     parameter_groups,
 )
 from coatnet_mini.train.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
-from tests import ROOT
 from tests.image_files import damage, write_folder, write_parquet
 
-TINY = ["--image-size", "8", "--device", "cpu", "--no-tensorboard", "--batch-size", "16",
-        "--log-every", "1"]  # fmt: skip
+TINY = [
+    *("--image-size", "8", "--device", "cpu", "--no-tensorboard", "--batch-size", "16"),
+    *("--log-every", "1"),
+]
+STAGES = 'stages=[["S",1,8,1],["C",1,8,2],["C",1,8,2],["T",1,32,1],["T",1,32,2]]'
+SMALL = ["--options", STAGES]  # of 26,000 parameters
 STILL = ["--drop-path", "0", "--rotate", "0", "--translate", "0", "--zoom", "0"]
-EVERYTHING = ["--drop-path", "0.2", "--rand-augment-layers", "2", "--mixup", "0.4", "--ema", "0.9",
-              "--crop-scale", "0.5", "--flip", "--accumulate", "2"]  # fmt: skip
+EVERYTHING = [
+    *("--drop-path", "0.2", "--rand-augment-layers", "2", "--mixup", "0.4", "--ema", "0.9"),
+    *("--crop-scale", "0.5", "--flip", "--accumulate", "2"),
+]
 
 
 def train(folder, *flags, preset="digits", code=0):
     """Run the command in this process; returns its metrics, one dict a line."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert main([preset, *TINY, "--output", str(folder), *map(str, flags)]) == code
+    few = [] if "--data" in flags else ["--train-images", "96"]
+    flags = [*TINY, *SMALL, *few, "--output", str(folder), *map(str, flags)]
+    assert main([preset, *flags]) == code
     return read_metrics(folder)
 
 
@@ -52,26 +59,58 @@ def read_metrics(folder):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def start(command, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-m", *command], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)  # fmt: skip
+def start(folder, *flags, rank=0, processes=1, port=0):
+    """The same, in a process of its own, which has these modules already: the first of `processes`,
+    or another, by the variables that torchrun and accelerate set."""
+
+    def run():
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        train(folder, *flags)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def train_on_two(folder, *flags):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [start(folder, *flags, rank=rank, processes=2, port=port) for rank in (0, 1)]
+    for process in both:
+        process.join(120)
+        assert process.exitcode == 0
+    return read_metrics(folder)
 
 
 def network(folder) -> dict:
     return load_file(folder / "network" / "model.safetensors")
 
 
-def same(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+def same(a, b) -> bool:
+    """Whether two nested dicts and lists are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def last(folder) -> dict:
+    """The state in the last checkpoint of a run, without what may differ: its recipe."""
+    _, state = last_run(folder / "checkpoints")
+    return {name: value for name, value in state.items() if name != "recipe"}
 
 
 # ---- End to end
 
 
 def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
-    lines = train(tmp_path / "run", "--epochs", 2, "--evaluate-every", 50, "--ema", 0,
-                  "--tensorboard")  # fmt: skip
+    flags = ["--train-images", 1198, "--epochs", 2, "--lr", 1e-2, "--ema", 0]
+    lines = train(tmp_path / "run", *flags, "--evaluate-every", 50, "--tensorboard")
     table = capsys.readouterr().out
     folder = tmp_path / "run" / "network"
     model, training = load(folder), read_training(folder)
@@ -94,8 +133,8 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
 
 
 def test_overfits_one_batch(tmp_path):
-    lines = train(tmp_path, "--train-images", 16, "--steps", 60, *STILL, "--label-smoothing", 0,
-                  "--ema", 0, "--warmup-steps", 5)  # fmt: skip
+    flags = [*STILL, "--label-smoothing", 0, "--lr", 1e-2, "--ema", 0, "--warmup-steps", 5]
+    lines = train(tmp_path, "--train-images", 16, "--steps", 60, *flags)
     assert lines[0]["loss"] > 1.5 and lines[-1]["loss"] < 0.01
 
 
@@ -133,107 +172,103 @@ def test_compiled_training_is_the_same_training(tmp_path, monkeypatch):
     assert network(tmp_path / "eager").keys() == network(tmp_path / "compiled").keys()
 
 
-def test_parquet_stream_and_corrupt_images(tmp_path, capsys, monkeypatch):
+def test_parquet_stream_and_corrupt_images(tmp_path, capsys):
     folder = write_folder(tmp_path / "images")
     names = damage(folder)
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # else 5 s an epoch
     train(tmp_path / "run", "--data", folder, "--channels", 3, "--steps", 4, "--memory", 0)
     out = capsys.readouterr().out
     assert "2 skipped" in out and all(name in out for name in names)
     train(tmp_path / "strict", "--data", folder, "--channels", 3, "--steps", 4, "--strict", code=1)
     assert "cannot read the image" in capsys.readouterr().err
     stream = ["--data", write_parquet(tmp_path / "rows"), "--streaming", "--channels", 3]
-    train(tmp_path / "a", *stream, "--steps", 4, "--checkpoint-every", 2)
-    shutil_copy(tmp_path / "a" / "checkpoints" / "step-00000002", tmp_path / "b" / "checkpoints")
-    train(tmp_path / "b", *stream, "--steps", 4, "--checkpoint-every", 2, "--resume")
+    flags = [*stream, "--steps", 4, "--checkpoint-every", 2, "--shuffle-buffer", 10]
+    train(tmp_path / "a", *flags)
+    kept = runs(tmp_path / "a" / "checkpoints")[0]
+    assert step_of(kept) == 2
+    (tmp_path / "b" / "checkpoints").mkdir(parents=True)
+    shutil.copy(kept, tmp_path / "b" / "checkpoints")
+    train(tmp_path / "b", *flags, "--resume")
     assert same(network(tmp_path / "a"), network(tmp_path / "b"))
-
-
-def shutil_copy(checkpoint, folder):
-    import shutil
-
-    shutil.copytree(checkpoint, folder / checkpoint.name)
 
 
 # ---- Never lose work
 
 
 def test_killed_and_resumed_is_the_run_that_was_not(tmp_path):
-    """A SIGKILL somewhere between step 5 and the end, twice; then the same weights bit for bit."""
-    flags = [*EVERYTHING, "--steps", "18", "--checkpoint-every", "3", "--evaluate-every", "7"]
+    """A SIGKILL after step 4 and one after step 9; then the same weights and metrics, bit for bit,
+    also where a line of the metrics is of steps before and after the kill."""
+    flags = [*EVERYTHING, "--steps", 16, "--checkpoint-every", 3, "--evaluate-every", 7]
+    flags += ["--log-every", 4]
     whole = train(tmp_path / "whole", *flags)
     folder = tmp_path / "killed"
-    for after in (5, 11):
-        process = start(["coatnet_mini.train", "digits", *TINY, *flags, "--resume",
-                         "--output", str(folder)])  # fmt: skip
+    for after in (4, 8):
+        process = start(folder, *flags, "--resume")
         wait_for_step(folder, after, process)
         process.kill()
-        assert process.wait() == -signal.SIGKILL
-        process.communicate()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert train(folder, *flags, "--resume") == whole
     assert same(network(tmp_path / "whole"), network(folder))
-    ends = [tmp_path / name / "checkpoints" / "step-00000018" for name in ("whole", "killed")]
-    for name in ("model", "ema", "optimizer"):
-        assert same(*(load_file(end / f"{name}.safetensors") for end in ends))
+    assert same(last(tmp_path / "whole"), last(folder))
 
 
 def wait_for_step(folder, step, process):
     path, patience = folder / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < patience and process.poll() is None:
+    while time.monotonic() < patience and process.is_alive():
         if path.exists() and f'{{"step": {step}, "loss"' in path.read_text():
             return
         time.sleep(0.01)
-    pytest.fail(f"no step {step}: {process.communicate()}")
+    pytest.fail(f"no step {step}; exit code {process.exitcode}")
 
 
 def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch):
     flags = [*EVERYTHING, "--steps", "6"]
-    train(tmp_path / "whole", *flags)
-    step = engine.Run.train_step
+    whole = train(tmp_path / "whole", *flags)
+    learn = Learner.learn
 
-    def interrupted(self, batches):
-        if self.step == 3:
+    def interrupted(self, batches, step):
+        if step == 3:
             signal.raise_signal(signal.SIGTERM)
-        return step(self, batches)
+        return learn(self, batches, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Run, "train_step", interrupted)
+        patch.setattr(Learner, "learn", interrupted)
         train(tmp_path / "stopped", *flags, code=130)
-    assert [p.name for p in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-00000004"]
-    train(tmp_path / "stopped", *flags, "--resume")
+    assert steps_kept(tmp_path / "stopped") == [4]
+    assert train(tmp_path / "stopped", *flags, "--resume") == whole
     assert same(network(tmp_path / "whole"), network(tmp_path / "stopped"))
+
+
+def steps_kept(folder) -> list[int]:
+    return [step_of(path) for path in runs(folder / "checkpoints")]
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_used(tmp_path, capsys):
     flags = ["--steps", "6", "--checkpoint-every", "2"]
     train(tmp_path, *flags)
     before = network(tmp_path)
-    last = tmp_path / "checkpoints" / "step-00000006"
-    weights = last / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    path = runs(tmp_path / "checkpoints")[-1]
+    path.write_bytes(path.read_bytes()[:1000])
     capsys.readouterr()
     train(tmp_path, *flags, "--resume")
     out = capsys.readouterr().out
-    assert "step-00000006 is damaged (model.safetensors has 1,000 of" in out
+    assert f"{path.name} is damaged (its 1,000 bytes are not those that were written)" in out
     assert "resumed at step 4 of 6" in out
     assert same(network(tmp_path), before)
 
 
 def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, capsys, monkeypatch):
-    from coatnet_mini.train import checkpoint
+    save = torch.save
 
-    save = checkpoint.save_tensors
-
-    def full(tensors, path):
-        if "step-00000004" in str(path):
+    def full(state, file):
+        if state["step"] == 4:
             raise OSError(28, "No space left on device")
-        save(tensors, path)
+        save(state, file)
 
-    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    monkeypatch.setattr(torch, "save", full)
     train(tmp_path, "--steps", 5, "--checkpoint-every", 2)
     assert "could not write the checkpoint of step 4: [Errno 28]" in capsys.readouterr().out
-    names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-00000002", "step-00000005"]
+    assert steps_kept(tmp_path) == [2, 5]
 
 
 def test_resuming_another_recipe_is_refused(tmp_path, capsys):
@@ -243,31 +278,38 @@ def test_resuming_another_recipe_is_refused(tmp_path, capsys):
     train(tmp_path, "--steps", 2, code=1)
     assert "already holds a run (checkpoints); go on with --resume" in capsys.readouterr().err
     assert {field.name for field in fields(Recipe)} >= FREE
-    assert differences(asdict(Recipe()), asdict(Recipe(threads=9, output="x"))) == []
+    assert differences(asdict(Recipe()), Recipe(threads=9, output="x")) == []
 
 
 # ---- Two processes
 
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path):
-    """gloo on CPUs. Without BatchNorm, whose statistics are each process's own there."""
-    flags = [*STILL, "--options", "conv_norm=layer", "--steps", "12", "--ema", "0",
-             "--evaluate-every", "6"]  # fmt: skip
-    process = start(["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-                     "coatnet_mini.train", "digits", *TINY, *flags,
-                     "--output", str(tmp_path / "two")])  # fmt: skip
-    one = train(tmp_path / "one", *flags)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    assert out.count("waiting for data") == 1
-    two = read_metrics(tmp_path / "two")
-    assert len(one) == len(two) == 13
+    """gloo on CPUs. Without BatchNorm, whose statistics are each process's own."""
+    flags = [*STILL, *SMALL, "conv_norm=layer", "--steps", 6, "--ema", 0, "--evaluate-every", 3]
+    one, two = train(tmp_path / "one", *flags), train_on_two(tmp_path / "two", *flags)
+    assert len(one) == len(two) == 7
     for a, b in zip(one, two, strict=True):
         assert a.keys() == b.keys()
         assert all(a[name] == pytest.approx(b[name], abs=1e-4) for name in a)
     results = [read_training(tmp_path / name / "network")["results"] for name in ("one", "two")]
     assert results[1]["processes"] == 2
     assert results[0]["accuracy"] == pytest.approx(results[1]["accuracy"], abs=1e-2)
+
+
+def test_two_processes_share_a_stream_and_resume(tmp_path, monkeypatch, capsys):
+    data = ["--data", write_parquet(tmp_path / "rows"), "--streaming", "--channels", 3]
+    flags = [*data, "--steps", 4, "--batch-size", 8, "--checkpoint-every", 2, *EVERYTHING]
+    whole = train_on_two(tmp_path / "whole", *flags)
+    step_2 = runs(tmp_path / "whole" / "checkpoints")[0]
+    for name in ("resumed", "alone"):
+        shutil.copytree(step_2.parent, tmp_path / name / "checkpoints")
+        (tmp_path / name / "checkpoints" / runs(step_2.parent)[1].name).unlink()
+    shutil.copy(tmp_path / "whole" / "metrics.jsonl", tmp_path / "resumed")
+    assert train_on_two(tmp_path / "resumed", *flags, "--resume") == whole
+    assert same(network(tmp_path / "whole"), network(tmp_path / "resumed"))
+    train(tmp_path / "alone", *flags, "--resume", code=1)
+    assert "dealt out among 2 processes and cannot be among 1" in capsys.readouterr().err
 
 
 # ---- Fine-tuning
@@ -301,8 +343,7 @@ def test_errors_in_one_line(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("kept")
     broken = tmp_path / "broken"
-    shutil_copy(pico, tmp_path)
-    (tmp_path / "network").rename(broken)
+    shutil.copytree(pico, broken)
     (broken / "model.safetensors").write_bytes(b"cut off")
     images = write_folder(tmp_path / "images")
     cases = [
@@ -310,8 +351,8 @@ def test_errors_in_one_line(tmp_path, capsys):
         (["--init-from", tmp_path / "nowhere"], "is no folder, nor the name of a stored network"),
         (["--init-from", images], "cannot read"),
         (["--init-from", broken], "cannot read"),
-        (["--init-from", pico, "--model", "coatnet_nano"], "do not fit: stages."),
-        (["--init-from", pico, "--channels", 3], "stages.S0.0.weight is (16, 1, 3, 3) there"),
+        (["--init-from", pico, "--options", "head=tanh"], "do not fit: head.hidden"),
+        (["--init-from", pico, "--channels", 3], "stages.S0.0.weight is (8, 1, 3, 3) there"),
         (["--model", "coatnet_9"], "unknown model 'coatnet_9'; choose from"),
         (["--options", "head=tan"], "head is 'tan'; choose from linear, tanh"),
         (["--options", "heads=3"], "unknown option 'heads'; choose from"),
@@ -336,21 +377,14 @@ def test_errors_in_one_line(tmp_path, capsys):
         assert message in error, (message, error)
         assert error.startswith("error: ") and error.count("\n") == 1, error
         assert not (tmp_path / "new" / "network").exists()
-        remove(tmp_path / "new")
+        shutil.rmtree(tmp_path / "new", ignore_errors=True)
     assert blocked.read_text() == "kept"
     assert main(["imagenet22k"]) == 1
     assert "unknown preset 'imagenet22k'; choose from digits" in capsys.readouterr().err
 
 
 def fail_on(output):
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert main([*TINY, "--output", str(output)]) == 1
-
-
-def remove(folder):
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_help_lists_every_field(capsys):
@@ -478,7 +512,7 @@ def test_augmentation_is_off_unless_asked_for_and_reproduces():
         augment = Augment(Recipe(image_size=16, **flags))
         draws = []
         for seed in (0, 0, 1):
-            engine.seed_step(seed, 5, 0, 0)
+            seed_step(seed, 5, 0, 0)
             draws.append(augment(images))
         assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2]), flags
         assert draws[0].shape == (4, 3, 16, 16) and 0 <= draws[0].min() <= draws[0].max() <= 1

@@ -14,7 +14,7 @@ from coatnet_mini.explore.sphinx_ext import classic_script
 from coatnet_mini.explore.still import still_png
 from coatnet_mini.mending import noisy_roof
 from tests import twin_figures
-from tests.browser_scripts import chromium, page_with, run
+from tests.browser_scripts import page_with, run
 from tests.figure_pages import write_page
 from tests.site_server import serve
 
@@ -24,12 +24,6 @@ KERNELS = {
     "edge": torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]),
     "shift": torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 0, 0]]),
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 def cut(height=None, width=None):

@@ -1,6 +1,5 @@
 """The workflows: linted, with no more rights than they use, and calling what exists here."""
 
-import json
 import re
 import subprocess
 import sys
@@ -28,18 +27,7 @@ def load(path):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def test_linters_find_nothing():
-    schema = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
-    subprocess.run([*schema, "vendor.github-workflows", *WORKFLOWS], check=True)
-    zizmor = Path(sys.executable).with_name("zizmor")
-    run = subprocess.run(
-        [zizmor, "--offline", "--format=json", *WORKFLOWS], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stdout
-    assert json.loads(run.stdout) == []
-
-
-def test_linters_can_fail(tmp_path):
+def test_the_linter_of_make_lint_can_fail(tmp_path):
     path = tmp_path / "leaky.yml"
     path.write_text(
         "on: pull_request_target\npermissions: write-all\njobs:\n  a:\n    runs-on: ubuntu-latest\n"
@@ -79,10 +67,6 @@ def test_jobs_end_and_commands_exist():
                     assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
 
 
-def test_ci_runs_make_test():
-    assert "make test" in (ROOT / ".ci" / "run").read_text()
-
-
 FREEZE = """\
 # Do not modify this file directly
 ipykernel==6.17.1
@@ -103,7 +87,8 @@ def test_colabs_versions_are_taken():
     new = update(PINS.read_text(), FREEZE)
     lines = new.splitlines()
     assert {"ipywidgets==7.8.0", "numpy==2.2.0", "torch==2.12.0"} <= set(lines)
-    assert "scikit-learn==1.6.1" in lines  # not in this freeze: as it was
+    kept = versions(PINS.read_text())["scikit-learn"]  # not in this freeze: as it was
+    assert f"scikit-learn=={kept}" in lines
     assert not any("triton" in line or "google" in line for line in lines)
     assert update(new, FREEZE) == new
     old = [line for line in PINS.read_text().splitlines() if line.startswith("#")]

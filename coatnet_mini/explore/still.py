@@ -125,9 +125,9 @@ def outline(ax, view, figure) -> None:
         ax.axvline(view.x[cell] if view.x else cell, color=plots.MARK, linewidth=1)
         return
     height, width = view.values.shape[:2]
-    x, y, w, h = {
+    box = {
         "cell": (cell % width, cell // width, 1, 1),
         "row": (0, cell, width, 1),
         "column": (cell, 0, 1, height),
-    }[what]
-    ax.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=plots.MARK, linewidth=2))
+    }
+    plots.outline(ax, *box[what])

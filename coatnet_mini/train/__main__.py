@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-REQUIRED = ("accelerate", "datasets", "kornia", "tqdm", "tyro", "tensorboard")
+REQUIRED = ("accelerate", "datasets", "kornia", "psutil", "tqdm", "tyro", "tensorboard")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,15 +71,14 @@ def run(recipe, preset: str, arguments: list[str]) -> tuple[dict, Path]:
     """Train as the recipe says; the results are for the first process, others return none."""
     from coatnet_mini.train.run import Run, Stopped
 
+    command = shlex.join(["python", "-m", "coatnet_mini.train", *arguments])
     folder = Path(recipe.output.format(preset=preset)).expanduser()
-    about = {"command": shlex.join(["python", "-m", "coatnet_mini.train", *arguments]),
-             "versions": versions()}  # fmt: skip
-    training = Run(recipe, folder, about)
+    training = Run(recipe, folder, {"command": command, "versions": versions()})
     try:
         results = training.train()
     except Stopped as stop:
         raise Interrupted(f"{stop}; go on with --resume", 130) from stop
-    return (results if training.accelerator.is_main_process else {}), folder
+    return (results if training.is_main else {}), folder
 
 
 def versions() -> dict[str, str]:

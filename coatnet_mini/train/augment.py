@@ -33,8 +33,8 @@ class Augment(nn.Module):
             scale = (1 - recipe.zoom, 1 + recipe.zoom)
             steps.append(K.RandomAffine(recipe.rotate, shift, scale, p=1.0))
         if recipe.rand_augment_layers:
-            policy = [op for op in default_policy
-                      if recipe.channels == 3 or op[0][0] not in COLOUR_ONLY]  # fmt: skip
+            colours = recipe.channels == 3
+            policy = [op for op in default_policy if colours or op[0][0] not in COLOUR_ONLY]
             layers, magnitude = recipe.rand_augment_layers, recipe.rand_augment_magnitude
             steps.append(RandAugment(layers, magnitude, policy))
         self.changes = K.AugmentationSequential(*steps, data_keys=["input"]) if steps else None
@@ -56,7 +56,9 @@ def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor
     One λ for the batch, as in the MixUp paper's code. (kornia draws λ uniformly.)
 
     Args:
-        images: (B, C, H, W). targets: (B, classes). alpha: above 0.
+        images: (B, C, H, W).
+        targets: (B, classes).
+        alpha: above 0.
     """
     share = torch.distributions.Beta(alpha, alpha).sample().item()
     other = torch.randperm(len(images)).to(images.device)

@@ -1,48 +1,56 @@
 """Checkpoints of a run: what it needs to go on where it stopped.
 
-Nothing in a checkpoint is code, and reading one runs none. A folder is written under another name
-and renamed when it is complete and on the disk, so a run that dies while it writes leaves the last
-checkpoint as it was. The sizes and SHA-256 digests of all files are in `state.json`, by which a
-damaged folder is told and the one before it is used.
+A checkpoint is one file of `torch.save`, written under another name and renamed when it is whole
+and on the disk, so a run that dies while it writes leaves the last one as it was. Its name holds
+the step and the start of its SHA-256: a file that is not what its name says is damaged, and the one
+before it is used. Reading makes tensors, numbers, text and containers of them, and runs no code.
 """
 
-import json
-import shutil
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
-from coatnet_mini.checkpoint import digest, replace_folder, save_json, save_tensors
+from coatnet_mini.checkpoint import digest, first_line, flush
 
-STATE = "state.json"
 KEPT = 2  # checkpoints of a run that are not deleted
+UNFINISHED = "unfinished"
+DIGITS = 16  # of the digest, in the name
 
 
-def save_run(folder: Path, step: int, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
+def save_run(folder: Path, step: int, state: dict) -> Path:
     """Write the checkpoint of a step; then delete all but the last two.
 
     Args:
-        tensors: for each file (without suffix) its named tensors.
-        state: everything else, as JSON can hold it.
+        state: tensors, numbers, text, None, and lists, tuples and dicts of them.
+
+    Raises:
+        OSError: it could not be written; then those before it are as they were.
     """
-
-    def write(path: Path) -> None:
-        for name, named in tensors.items():
-            save_tensors(named, path / f"{name}.safetensors")
-        files = {file.name: [file.stat().st_size, digest(file)] for file in path.iterdir()}
-        save_json({**state, "step": step, "files": files}, path / STATE)
-
-    replace_folder(folder / f"step-{step:08d}", write)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / UNFINISHED
+    try:
+        with unfinished.open("wb") as file:
+            torch.save(state, file)
+        flush(unfinished)
+        path = folder / f"step-{step:08d}-{digest(unfinished)[:DIGITS]}.pt"
+        unfinished.replace(path)
+    except RuntimeError as error:  # how torch reports that the file takes no more
+        raise OSError(first_line(error)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    flush(folder)
+    replaced = [file for file in runs(folder) if step_of(file) == step and file != path]
+    others = [file for file in runs(folder) if step_of(file) != step]
+    for old in replaced + others[: 1 - KEPT]:
+        old.unlink()
+    return path
 
 
 def last_run(folder: Path, say: Callable[[str], None] = print) -> tuple[Path, dict] | None:
     """The newest whole checkpoint and its state; damaged ones are reported and passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(runs(folder)):
         try:
             return path, read_state(path)
         except ValueError as error:
@@ -50,51 +58,20 @@ def last_run(folder: Path, say: Callable[[str], None] = print) -> tuple[Path, di
     return None
 
 
+def runs(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*.pt"))
+
+
+def step_of(path: Path) -> int:
+    return int(path.stem.split("-")[1])
+
+
 def read_state(path: Path) -> dict:
-    """`state.json` of a checkpoint whose files are all as they were written, else a ValueError."""
+    """What `save_run` was given, on the CPU; a ValueError if the file is not as it was written."""
+    if digest(path)[:DIGITS] != path.stem.split("-")[-1]:
+        raise ValueError(f"its {path.stat().st_size:,} bytes are not those that were written")
     try:
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        files = state["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{STATE} cannot be read") from error
-    for name, (size, expected) in files.items():
-        file = path / name
-        if not file.is_file():
-            raise ValueError(f"{name} is missing")
-        if file.stat().st_size != size:
-            raise ValueError(f"{name} has {file.stat().st_size:,} of {size:,} bytes")
-        if digest(file) != expected:
-            raise ValueError(f"{name} has changed since it was written")
-    return state
-
-
-# ---- Optimizers, as named tensors and JSON -------------------------------------------------------
-
-
-def optimizer_tensors(state: dict[str, dict]) -> dict[str, Tensor]:
-    """{"weight": {"exp_avg": t}} → {"weight|exp_avg": t}"""
-    return {f"{name}|{key}": value
-            for name, values in state.items() for key, value in values.items()}  # fmt: skip
-
-
-def optimizer_state(tensors: dict[str, Tensor]) -> dict[str, dict]:
-    """The inverse of `optimizer_tensors`."""
-    state: dict[str, dict] = {}
-    for name, value in tensors.items():
-        name, key = name.rsplit("|", 1)
-        state.setdefault(name, {})[key] = value
-    return state
-
-
-@torch.no_grad()
-def restore_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Lay the optimizer's averages out in memory as the parameters are; files hold rows only."""
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if value.shape == parameter.shape and value.stride() != parameter.stride():
-                state[key] = torch.empty_like(parameter).copy_(value)
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(first_line(error)) from error

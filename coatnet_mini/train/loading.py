@@ -6,24 +6,24 @@ lets go of Python's lock while it decodes and resizes; that needs no pickling an
 """
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from coatnet_mini.images import decode
-from coatnet_mini.train.sources import Split
+from coatnet_mini.train.sources import Sample, Split
+from coatnet_mini.train.stream import Position, Stream
 
 IGNORED = -1  # the label of an image that could not be read: no part of loss or accuracy
-AHEAD = 2  # batches prepared beforehand, for each thread
+AHEAD = 2  # batches decoded beforehand, for each thread
 Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, labels (B,) int64
 
 
@@ -34,10 +34,12 @@ class Decoder:
         self.size, self.channels, self.strict, self.say = size, channels, strict, say
         self.corrupt: dict[str, str] = {}
 
-    def __call__(self, samples: list[tuple[str, dict, int]]) -> Batch:
+    def __call__(self, samples: list[Sample]) -> Batch:
         pixels = [self.image(name, image) for name, image, _ in samples]
-        labels = [label if pixel is not None else IGNORED
-                  for (_, _, label), pixel in zip(samples, pixels, strict=True)]  # fmt: skip
+        labels = [
+            IGNORED if pixel is None else label
+            for (_, _, label), pixel in zip(samples, pixels, strict=True)
+        ]
         blank = np.zeros((self.channels, self.size, self.size), np.uint8)
         images = np.stack([blank if pixel is None else pixel for pixel in pixels])
         return torch.from_numpy(images), torch.tensor(labels)
@@ -76,8 +78,8 @@ class Shuffled:
 class Share:
     """The part of every batch that one process reads, in `parts` pieces (gradient accumulation).
 
-    Piece p of `batch_size` images is split among the processes in order of their rank, so that all
-    processes together read the same batch, whatever their number.
+    Of a table, piece p of a batch is split among the processes in order of their rank, so that all
+    of them together read the same batch, whatever their number.
     """
 
     batch_size: int
@@ -87,8 +89,10 @@ class Share:
 
     def __post_init__(self):
         if self.batch_size < 1 or self.batch_size % (self.parts * self.processes):
-            raise ValueError(f"batch_size {self.batch_size} cannot be divided among "
-                             f"{self.processes} processes × {self.parts} parts")  # fmt: skip
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be divided among "
+                f"{self.processes} processes × {self.parts} parts"
+            )
 
     @property
     def size(self) -> int:
@@ -105,12 +109,19 @@ class Loader:
     Args:
         memory: bytes; decoded images that need no more are held in memory, and then loading is
             indexing. Others are decoded when needed, by `threads` threads.
+        shuffled: images of a stream among which it is shuffled for training.
+
+    Attributes:
+        size: number of images; None for a stream.
+        position: in a stream, where training goes on: behind the last batch; else None.
     """
 
-    def __init__(self, split: Split, decoder: Decoder, memory: float = 0, threads: int = 2):
-        self.split, self.decoder, self.threads = split, decoder, threads
+    def __init__(
+        self, split: Split, decoder: Decoder, memory: float = 0, threads: int = 2, shuffled: int = 1
+    ):
+        self.split, self.decoder, self.threads, self.shuffled = split, decoder, threads, shuffled
         self.images = self.labels = None
-        self.position = (0, 0)  # of a stream: epoch, and rows of it that training has used
+        self.position = Position() if split.streamed else None
         self.size = None if split.streamed else len(split)
         image = decoder.channels * decoder.size**2
         if not split.streamed and len(split) * image <= memory:
@@ -146,51 +157,38 @@ class Loader:
             return self.images[rows], self.labels[rows]
         return self.decoder(self.split.read(rows.tolist()))
 
-    def train(self, share: Share, seed: int, step: int = 0, position=(0, 0)) -> Iterator[Batch]:
-        """Endless batches from a step on; a stream starts at a `position` instead."""
+    def corrupt_in(self, rank: int) -> int:
+        """Images that this process was the first to find unreadable; all decode what is held."""
+        return len(self.decoder.corrupt) if self.images is None or rank == 0 else 0
+
+    def train(self, share: Share, seed: int, step: int = 0) -> Iterator[Batch]:
+        """Endless batches: of a table those from a step on, of a stream those from `position`."""
         if self.split.streamed:
-            yield from self.train_from_stream(share, position)
+            yield from self.train_from_stream(share, seed)
             return
-        shuffled = Shuffled(self.size, seed)
+        order = Shuffled(self.size, seed)
         starts = (share.start(s, part) for s in count(step) for part in range(share.parts))
-        rows = (shuffled(start, start + share.size) for start in starts)
+        rows = (order(start, start + share.size) for start in starts)
         held = self.images is not None
         for batch in map(self.read, rows) if held else prefetch(self.read, rows, self.threads):
             yield replaced(*batch)
 
-    def train_from_stream(self, share: Share, position: tuple[int, int]) -> Iterator[Batch]:
-        """Every process reads the whole stream, and decodes its share."""
-        pieces = in_background(self.pieces(share, position), AHEAD * self.threads)
-        batches = prefetch(lambda piece: (piece[0], self.decoder(piece[1])), pieces, self.threads)
-        for self.position, batch in batches:
+    def train_from_stream(self, share: Share, seed: int) -> Iterator[Batch]:
+        stream = Stream(self.split, share.rank, share.processes, self.shuffled, seed)
+        pieces = batched(stream.endless(self.position), share.size)
+        for ends, batch in prefetch(self.decode_piece, pieces, self.threads):
+            self.position = ends
             yield replaced(*batch)
 
-    def pieces(self, share: Share, position: tuple[int, int]) -> Iterator[tuple]:
-        """(position behind the piece, this process's samples) of each piece of each batch."""
-        first_epoch, used = position
-        whole, first = share.size * share.processes, share.rank * share.size
-        piece = []
-        for epoch in count(first_epoch):
-            rows = islice(self.split.stream(epoch), used, None)
-            n = used
-            for n, sample in enumerate(rows, used + 1):
-                piece.append(sample)
-                if len(piece) == whole:
-                    yield (epoch, n), piece[first : first + share.size]
-                    piece = []
-            if n == 0:
-                raise ValueError(f"the split {self.split.name!r} holds no images")
-            used = 0
+    def decode_piece(self, piece: list[tuple[Position, Sample]]) -> tuple[Position, Batch]:
+        return piece[-1][0], self.decoder([sample for _, sample in piece])
 
     def evaluate(self, n: int, rank: int = 0, processes: int = 1) -> Iterator[Batch]:
-        """Every image once, in batches of n; of all batches, this process's."""
-        if not self.split.streamed:
-            yield from self.decoded(range(rank * n, self.size, processes * n), n)
-            return
-        stream = self.split.stream(0)
-        batches = iter(lambda: list(islice(stream, n)), [])
-        mine = in_background(islice(batches, rank, None, processes), AHEAD * self.threads)
-        yield from prefetch(self.decoder, mine, self.threads)
+        """Every image of this process once, in batches of n."""
+        if self.split.streamed:
+            samples = Stream(self.split, rank, processes).once()
+            return prefetch(self.decoder, batched(samples, n), self.threads)
+        return self.decoded(range(rank * n, self.size, processes * n), n)
 
 
 def replaced(images: Tensor, labels: Tensor) -> Batch:
@@ -206,50 +204,42 @@ def replaced(images: Tensor, labels: Tensor) -> Batch:
     return images, labels
 
 
+class Waiting:
+    """An iterator that adds up for how many seconds it let its user wait."""
+
+    def __init__(self, items: Iterator):
+        self.items, self.seconds = items, 0.0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        start = time.perf_counter()
+        try:
+            return next(self.items)
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def close(self) -> None:
+        self.items.close()
+
+
+def batched(items: Iterable, n: int) -> Iterator[list]:
+    """Lists of n items, the last perhaps of fewer."""
+    items = iter(items)
+    return iter(lambda: list(islice(items, n)), [])
+
+
 def prefetch(load: Callable, tasks: Iterable, threads: int) -> Iterator:
     """load(task) for each task, in order, some ahead of time and in several threads."""
-    pool, pending = ThreadPoolExecutor(threads), deque()
-    try:
-        for task in tasks:
-            pending.append(pool.submit(load, task))
-            if len(pending) > AHEAD * threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def in_background(items: Iterator, ahead: int) -> Iterator:
-    """The same items, produced in a thread of their own up to `ahead` before they are needed."""
-    queue, stop, end = Queue(ahead), Event(), object()
-
-    def put(item) -> bool:
-        while not stop.is_set():
-            try:
-                queue.put(item, timeout=0.1)
-                return True
-            except Full:
-                continue
-        return False
-
-    def produce():
+    pending = deque()
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            for item in items:
-                if not put((item, None)):
-                    return
-            put((end, None))
-        except BaseException as error:  # to be raised where the items are used
-            put((end, error))
-
-    Thread(target=produce, daemon=True).start()
-    try:
-        while True:
-            item, error = queue.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stop.set()
+            for task in tasks:
+                pending.append(pool.submit(load, task))
+                if len(pending) > AHEAD * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -24,9 +24,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    groups = [{**group, "initial_lr": recipe.lr}
-              for group in parameter_groups(model, recipe.weight_decay)]  # fmt: skip
-    return AdamW(groups, lr=recipe.lr)
+    groups = parameter_groups(model, recipe.weight_decay)
+    return AdamW([{**group, "initial_lr": recipe.lr} for group in groups], lr=recipe.lr)
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:

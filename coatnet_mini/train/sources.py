@@ -3,7 +3,6 @@
 Whatever the source, the rest sees a `Split`: rows of encoded images and labels, through `datasets`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,8 @@ HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order o
 LABEL_NAMES = ("label", "labels", "fine_label")
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
 SPLITS = ("train", "test")  # of digits and shapes
+
+Sample = tuple[str, dict, int]  # name, encoded image ("bytes" or "path"), label
 
 
 @dataclass
@@ -48,18 +49,18 @@ class Split:
         kept = {**vars(self), "rows": self.rows.select(rows), "labels": self.labels[rows]}
         return Split(**kept)
 
-    def read(self, rows: list[int]) -> list[tuple[str, dict, int]]:
-        """(name, encoded image, label) of some rows, by number."""
+    def read(self, rows: list[int]) -> list[Sample]:
+        """Some rows, by number."""
         images = self.rows[rows][self.image]
-        return [(name_of(image, f"{self.name}[{row}]"), image, int(self.labels[row]))
-                for row, image in zip(rows, images, strict=True)]  # fmt: skip
+        return [
+            (name_of(image, f"{self.name}[{row}]"), image, int(self.labels[row]))
+            for row, image in zip(rows, images, strict=True)
+        ]
 
-    def stream(self, epoch: int) -> Iterator[tuple[str, dict, int]]:
-        """(name, encoded image, label) of all rows, shuffled anew for each epoch if at all."""
-        self.rows.set_epoch(epoch)
-        for n, row in enumerate(self.rows):
-            name = name_of(row[self.image], f"{self.name}[{n}]")
-            yield name, row[self.image], self.number(row[self.label], name)
+    def sample(self, row: dict, n: int) -> Sample:
+        """Row n of a stream."""
+        name = name_of(row[self.image], f"{self.name}[{n}]")
+        return name, row[self.image], self.number(row[self.label], name)
 
     def number(self, label, name: str) -> int:
         """The number of the class of a label as stored."""
@@ -94,8 +95,9 @@ def open_data(recipe) -> tuple[Split, Split]:
         train, test = load(recipe)
     if recipe.train_images:
         if recipe.train_images > len(train):
-            raise ValueError(f"train_images is {recipe.train_images}; "
-                             f"{recipe.data} has {len(train)}")  # fmt: skip
+            raise ValueError(
+                f"train_images is {recipe.train_images}; {recipe.data} has {len(train)}"
+            )
         train = train.keep(shuffled(len(train))[: recipe.train_images])
     return train, test
 
@@ -130,18 +132,21 @@ def load(recipe) -> tuple[Split, Split]:
     """A folder, or a data set of the hub, by the columns and splits that it turns out to have."""
     found = fetch(recipe)
     if recipe.split_train not in found:
-        raise ValueError(f"{recipe.data} has no split {recipe.split_train!r}; "
-                         f"choose from {', '.join(found)}")  # fmt: skip
+        raise no_split(recipe.data, recipe.split_train, found)
     train, test = found[recipe.split_train], held_out(recipe, found)
     image, label = columns(train, recipe)
     if test is None:
         train, test = divide(train, recipe)
-    if recipe.streaming:
-        train = train.shuffle(seed=recipe.seed, buffer_size=recipe.shuffle_buffer)
     stored, classes = classes_of(train, label, recipe)
     shared = (image, label, classes, stored)
-    return (as_split(train, recipe.split_train, *shared),
-            as_split(test, recipe.split_test or "held-out", *shared))  # fmt: skip
+    return (
+        as_split(train, recipe.split_train, *shared),
+        as_split(test, recipe.split_test or "held-out", *shared),
+    )
+
+
+def no_split(data: str, name: str, found: dict) -> ValueError:
+    return ValueError(f"{data} has no split {name!r}; choose from {', '.join(found)}")
 
 
 def fetch(recipe) -> dict:
@@ -162,8 +167,7 @@ def fetch(recipe) -> dict:
 def held_out(recipe, found):
     """The second split: the one asked for, or the first of the usual names; None without any."""
     if recipe.split_test and recipe.split_test not in found:
-        raise ValueError(f"{recipe.data} has no split {recipe.split_test!r}; "
-                         f"choose from {', '.join(found)}")  # fmt: skip
+        raise no_split(recipe.data, recipe.split_test, found)
     names = [recipe.split_test] if recipe.split_test else HELD_OUT_NAMES
     return next((found[name] for name in names if name in found), None)
 
@@ -171,8 +175,10 @@ def held_out(recipe, found):
 def divide(train, recipe) -> tuple[Dataset, Dataset]:
     """Hold out a part of the only split, always the same one."""
     if recipe.streaming:
-        raise ValueError(f"{recipe.data} has one split only; streamed data needs a second one to "
-                         "be held out (--split-test)")  # fmt: skip
+        raise ValueError(
+            f"{recipe.data} has one split only; streamed data needs a second one to be held out "
+            "(--split-test)"
+        )
     n = round(len(train) * recipe.holdout)
     if not 0 < n < len(train):
         raise ValueError(f"holdout is {recipe.holdout}, which leaves {n} of {len(train)} images")
@@ -193,8 +199,10 @@ def columns(rows, recipe) -> tuple[str, str]:
     for what, name in (("image", image), ("label", label)):
         if name not in features:
             wanted = f"no column {name!r}" if name else f"no {what} column that could be told"
-            raise ValueError(f"{recipe.data} has {wanted} among {', '.join(features)}; "
-                             f"name it with --{what}-column")  # fmt: skip
+            raise ValueError(
+                f"{recipe.data} has {wanted} among {', '.join(features)}; "
+                f"name it with --{what}-column"
+            )
     return image, label
 
 
@@ -210,6 +218,8 @@ def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
         if all(isinstance(value, int) for value in stored):
             stored = list(range(max(stored) + 1))
     else:
-        raise ValueError(f"a stream does not tell how many classes its column {label!r} has; "
-                         "say so with --num-classes")  # fmt: skip
+        raise ValueError(
+            f"a stream does not tell how many classes its column {label!r} has; "
+            "say so with --num-classes"
+        )
     return stored, [str(value) for value in stored]
