@@ -20,3 +20,12 @@ def float64(fresh_state):
     import torch
 
     torch.set_default_dtype(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    from tests.browser_scripts import chromium
+
+    with chromium() as started:
+        yield started

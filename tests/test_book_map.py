@@ -1,6 +1,7 @@
 """The map is the network, the table is the book, and the links lead to the chapters."""
 
 import json
+import re
 import sys
 from importlib.metadata import PackageNotFoundError
 from types import ModuleType, SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
+from nbval.plugin import get_sanitize_patterns
 
 from coatnet_mini import book_map, create_model
 from coatnet_mini.book_map import (
@@ -25,7 +26,6 @@ from coatnet_mini.book_map import (
 from tests import CHAPTERS as NOTEBOOKS
 from tests import ROOT
 from tests.sanitised import sanitised
-from tools.find_chromium import find_chromium
 
 
 def soup(number=None, clean=str):
@@ -137,6 +137,21 @@ def test_a_notebook_links_to_the_files_beside_it(monkeypatch):
     assert set(found) <= {path.name for path in NOTEBOOKS} and len(found) >= 4
 
 
+def test_nbval_sees_no_difference_when_a_chapter_is_written(monkeypatch):
+    rules = get_sanitize_patterns((ROOT / "tests" / "nbval_sanitize.cfg").read_text("utf-8"))
+
+    def compared():
+        text = you_are_here(5)._repr_html_()
+        for regex, replace in rules:
+            text = re.sub(regex, replace, text)
+        return text
+
+    before = compared()
+    monkeypatch.setattr(book_map, "WRITTEN", {found.number for found in CHAPTERS})
+    assert compared() == before and "<a " not in before
+    assert "add the bias of their offset" in before
+
+
 def installed(monkeypatch, record):
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     found = SimpleNamespace(read_text=lambda name: record)
@@ -168,19 +183,17 @@ def test_in_colab_without_an_installation_there_is_no_link(monkeypatch):
 
 
 @pytest.mark.parametrize("ground, ink", [("white", "black"), ("black", "white")])
-def test_axe_and_a_phone_have_nothing_against_it(ground, ink):
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 375, "height": 700})
-        page.set_content(
-            f'<html lang="en"><title>Map</title><body style="background: {ground}; color: {ink}">'
-            f"<main><h1>Map</h1>{you_are_here(8)._repr_html_()}</main></body></html>"
-        )
-        assert Axe().run(page).response["violations"] == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 375
-        sizes = page.evaluate(
-            "[...document.querySelectorAll('.book-map li, .book-map small')]"
-            ".map((n) => parseFloat(getComputedStyle(n).fontSize))"
-        )
-        assert min(sizes) >= 12
-        browser.close()
+def test_axe_and_a_phone_have_nothing_against_it(ground, ink, browser):
+    page = browser.new_page(viewport={"width": 375, "height": 700})
+    page.set_content(
+        f'<html lang="en"><title>Map</title><body style="background: {ground}; color: {ink}">'
+        f"<main><h1>Map</h1>{you_are_here(8)._repr_html_()}</main></body></html>"
+    )
+    assert Axe().run(page).response["violations"] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    sizes = page.evaluate(
+        "[...document.querySelectorAll('.book-map li, .book-map small')]"
+        ".map((n) => parseFloat(getComputedStyle(n).fontSize))"
+    )
+    assert min(sizes) >= 12
+    page.close()

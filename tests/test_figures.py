@@ -4,7 +4,6 @@ sizes, themes, and titles that try to run."""
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
 
 from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
 from tests.figure_reading import (
@@ -17,7 +16,6 @@ from tests.figure_reading import (
     wait_for_figures,
 )
 from tests.small_book import build, notebook_of
-from tools.find_chromium import find_chromium
 
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 800}
 EVIL = "<script>window.ran=1</script><img src=x onerror='window.ran=1'>\"&amp;'</script>"
@@ -108,14 +106,6 @@ def book(figures, tmp_path_factory):
 @pytest.fixture(scope="module")
 def sizes(tmp_path_factory):
     return build(tmp_path_factory.mktemp("sizes"), sized())
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture

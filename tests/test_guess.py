@@ -5,11 +5,9 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
 
 from coatnet_mini.explore import guess
 from tests.sanitised import sanitised
-from tools.find_chromium import find_chromium
 
 OPTIONS = ["blur", "attention", "both"]
 
@@ -124,14 +122,6 @@ def test_bad_input_is_one_clear_line(changes, said):
 
 
 # ---- In Chromium ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(params=["white", "black"])

@@ -17,7 +17,7 @@ from coatnet_mini.explore.scripts import module as module_text
 from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.mending import patches
 from coatnet_mini.weighted_sum import weighted_sum
-from tests.browser_scripts import chromium, page_with, run
+from tests.browser_scripts import page_with, run
 
 LIMIT = 16_000  # bytes of operators.js
 DIGITS = 50
@@ -43,12 +43,6 @@ MUTANTS = {
     "no gate": ("v * gates[at % grid.D]", "v"),
     "softmax over two rows": ("softmax(scores, M)", "softmax(scores, 2 * M)"),
 }
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -12,7 +13,6 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
 
 from coatnet_mini.explore import MIME
 from coatnet_mini.explore.spec import slug
@@ -32,7 +32,6 @@ from tests.figure_reading import (
     wait_for_figures,
 )
 from tests.site_server import serve
-from tools.find_chromium import find_chromium
 
 SITE = ROOT / "_build" / "html"
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 375, "height": 800}
@@ -75,18 +74,9 @@ def host():
         yield served
 
 
-@pytest.fixture(scope="module")
-def browser():
-    flags = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=find_chromium(), args=flags)
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def visit(browser, host):
-    """visit(path, ...) opens a page; at the end no page may have complained or asked elsewhere."""
+@contextmanager
+def opening(browser, host):
+    """Yields a function that opens a page; no page may complain or ask for what is elsewhere."""
     contexts, complaints = [], []
 
     def open_page(path, viewport=DESKTOP, address=None, **options):
@@ -123,10 +113,35 @@ def visit(browser, host):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.fixture
+def visit(browser, host):
+    """visit(path, ...) opens a page of the test's own."""
+    with opening(browser, host) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def page(request, browser, host):
+    """A page opened on a phone, which the tests of `each` share: they look and change nothing."""
+    with opening(browser, host) as open_page:
+        opened = open_page(request.param, viewport=PHONE)
+        wait_for_figures(opened)
+        yield opened
+
+
+def each(paths: list[str]):
+    """Run a test on every page of `paths`; all such tests of one page follow each other."""
+    return pytest.mark.parametrize("page", paths, indirect=True, scope="module")
+
+
 def pages() -> list[str]:
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     files = [toc["root"]] + [c["file"] for part in toc["parts"] for c in part["chapters"]]
     return [f"{file}.html" for file in files]
+
+
+PAGES = pages()
+OF_CHAPTERS = [page for page in PAGES if page.startswith("chapters/")]
 
 
 # ---- explorables -----------------------------------------------------------------------------
@@ -270,10 +285,10 @@ def test_without_javascript_there_is_a_still_with_words(browser, host):
 
 def test_every_page_is_there():
     built = {str(p.relative_to(SITE)) for p in SITE.rglob("*.html") if "_static" not in p.parts}
-    assert set(pages()) <= built
-    extra = built - set(pages()) - {"index.html", "search.html", "genindex.html"}
+    assert set(PAGES) <= built
+    extra = built - set(PAGES) - {"index.html", "search.html", "genindex.html"}
     assert not extra, f"pages outside the table of contents: {sorted(extra)}"
-    assert len(CHAPTERS) == sum(page.startswith("chapters/") for page in pages())
+    assert len(CHAPTERS) == len(OF_CHAPTERS)
 
 
 @cache
@@ -286,32 +301,31 @@ def places_in(file: Path) -> set[str]:
     return {node["id"] for node in soup_of(file).select("[id]")}
 
 
-@pytest.mark.parametrize("page", pages())
-def test_internal_links_lead_somewhere(page):
-    for link in soup_of(SITE / page).select("a[href], link[href], script[src], img[src]"):
+@pytest.mark.parametrize("name", PAGES)
+def test_internal_links_lead_somewhere(name):
+    for link in soup_of(SITE / name).select("a[href], link[href], script[src], img[src]"):
         target = link.get("href") or link.get("src")
         if target.startswith(("http://", "https://", "mailto:", "data:", "javascript:")):
             continue
         path, anchor = urldefrag(unquote(target.split("?")[0]))
-        file = ((SITE / page).parent / path).resolve() if path else SITE / page
-        assert file.exists(), f"{page} links to {target}"
+        file = ((SITE / name).parent / path).resolve() if path else SITE / name
+        assert file.exists(), f"{name} links to {target}"
         if anchor and file.suffix == ".html":
-            assert anchor in places_in(file), f"{page} links to {target}, which has no such place"
+            assert anchor in places_in(file), f"{name} links to {target}, which has no such place"
 
 
-@pytest.mark.parametrize("page", pages())
-def test_every_picture_has_words(page):
-    for picture in soup_of(SITE / page).select("article img"):
+@pytest.mark.parametrize("name", PAGES)
+def test_every_picture_has_words(name):
+    for picture in soup_of(SITE / name).select("article img"):
         alt = picture.get("alt", "")
         assert len(alt) > 15 and not alt.startswith(".."), (
-            f"{page}: {picture.get('src')[:60]}: {alt!r}"
+            f"{name}: {picture.get('src')[:60]}: {alt!r}"
         )
 
 
-@pytest.mark.parametrize("path", pages())
-def test_nothing_is_wider_than_a_phone(path, visit):
-    page = visit(path, viewport=PHONE)
-    wait_for_figures(page)
+@each(PAGES)
+def test_nothing_is_wider_than_a_phone(page):
+    page.set_viewport_size(PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     wide = page.evaluate("""() => {
       const scrolls = (node) => {
@@ -326,9 +340,9 @@ def test_nothing_is_wider_than_a_phone(path, visit):
     assert not wide
 
 
-@pytest.mark.parametrize("path", [p for p in pages() if p.startswith("chapters/")])
-def test_no_line_of_code_is_cut_on_a_desktop(path, visit):
-    page = visit(path)
+@each(OF_CHAPTERS)
+def test_no_line_of_code_is_cut_on_a_desktop(page):
+    page.set_viewport_size(DESKTOP)
     cut = page.evaluate(
         "() => [...document.querySelectorAll('article pre')]"
         ".filter((pre) => pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.textContent)"
@@ -337,11 +351,18 @@ def test_no_line_of_code_is_cut_on_a_desktop(path, visit):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", pages())
-def test_axe_finds_no_serious_violation(path, scheme, visit):
-    page = visit(path, color_scheme=scheme)
-    wait_for_figures(page)
-    found = Axe().run(page, context="article", options={"preload": False})
+@each(PAGES)
+def test_axe_finds_no_serious_violation(page, scheme):
+    """Every rule in the light; in the dark those of colour, all else being the same."""
+    page.set_viewport_size(DESKTOP)
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+    page.wait_for_function("document.getAnimations().length === 0")  # colours have arrived
+    options = {"preload": False}
+    if scheme == "dark":
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
+    found = Axe().run(page, context="article", options=options)
+    assert found.response["passes"], "no rule was applied"
     grave = [
         f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:160]}"
         for v in found.response["violations"]
@@ -350,9 +371,8 @@ def test_axe_finds_no_serious_violation(path, scheme, visit):
     assert not grave, "\n".join(grave)
 
 
-@pytest.mark.parametrize("path", [p for p in pages() if p.startswith("chapters/")])
-def test_every_formula_is_set(path, visit):
-    page = visit(path)
+@each(OF_CHAPTERS)
+def test_every_formula_is_set(page):
     page.wait_for_function("window.MathJax?.startup?.promise !== undefined")
     page.evaluate("MathJax.startup.promise")
     assert page.query_selector("mjx-container"), "MathJax set nothing"
@@ -393,6 +413,6 @@ def test_an_unstamped_book_shows_no_colab_button():
     config = (ROOT / "_config.yml").read_text()
     if "colab_url" in config:
         pytest.skip("the book is stamped with its home")
-    for page in pages():
+    for page in PAGES:
         assert "colab.research.google.com" not in (SITE / page).read_text(encoding="utf-8"), page
     assert not Path(SITE / "README.html").exists()

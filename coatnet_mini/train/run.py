@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from coatnet_mini import checkpoint
+from coatnet_mini.cpu.lean import lean
 from coatnet_mini.models import list_models
 from coatnet_mini.train.checkpoint import last_run, runs, save_run
 from coatnet_mini.train.evaluation import evaluate
@@ -115,6 +116,9 @@ class Run:
         if recipe.steps is None:
             self.steps = max(1, round(recipe.epochs * self.train_data.size / recipe.batch_size))
         self.learner = Learner(recipe, len(train.classes), self.steps, accelerator)
+        if accelerator.device.type == "cpu" and not recipe.compile:
+            lean(self.learner.net)
+            self.say("on a CPU, MBConv and attention train in their lean forms: the same values")
         if self.learner.starts_anew:
             self.say(f"{recipe.init_from} has other classes: the classifier starts anew")
         self.step = self.logged = 0  # steps taken, and those of them that are in the metrics
