@@ -551,6 +551,7 @@ async function render({ model, el }) {
   reset.type = "button";
   if (spec.caption) make("p", "cm-caption", root, spec.caption);
   const controls = make("div", "cm-controls", root);
+  if (spec.twin) root.dataset.twin = spec.twin.name;
   const tools = spec.twin && make("div", "cm-tools", root);
   const views = make("div", "cm-views", root);
   const frames = arrange(spec.views, views);

@@ -7,8 +7,8 @@
     live_network(load("digits"), images[one_of_each], small=True)
 
 It is a figure that computes in the page (see twin.py): the twin `network` runs `coatnet` of
-operators.js on the very file that `load` reads, and the function here is what it is held to. A page
-loads that file, `_static/digits.js`, when the figure comes near the view; a notebook gets its bytes.
+operators.js on the very file that `load` reads, and the function here is what it is held to. A
+page loads that file, `_static/digits.js`, when the figure nears the view; a kernel sends its bytes.
 Neither is part of what a notebook stores.
 
 A drawing becomes an input as the training pictures did: strokes on 32×32 pixels, the pixels with
@@ -75,8 +75,8 @@ def live_network(network, digits, small: bool = False, name: str = "digits") -> 
         constants |= fixed
     else:
         requests["layer"] = axis(layers, start=layers[fixed["layer"]], label="attention of")
-        requests["head"] = axis(HEADS, label="weights of")
         requests["block"] = axis(blocks, label="responses of")
+        requests["head"] = axis(HEADS, label="weights of")
 
     def figure(drawing, i, layer=layers[fixed["layer"]], head=HEADS[0], block=blocks[0]):
         made = reading.views(drawing, i, layer, HEADS.index(head), block)
@@ -86,31 +86,34 @@ def live_network(network, digits, small: bool = False, name: str = "digits") -> 
             "attention": attention,
             "responses": heat(made["responses"], signed=True, scale="state"),
             "probabilities": bars(
-                made["probabilities"], labels=range(len(bitmaps)), x="digit", y="probability", clip=(0, 1)
+                made["probabilities"],
+                labels=range(len(bitmaps)),
+                x="digit",
+                y="probability",
+                clip=(0, 1),
             ),
         }
         if small:
             del views["responses"]
         return views
 
-    caption = sentence(training, small)
+    caption = sentence(training)
     return computed(figure, TITLE, caption, "network", constants, NAMES, requests, stored)
 
 
-def sentence(training: dict, small: bool) -> str:
-    """What to do, and how far the network is to be trusted, in numbers of its own training."""
+def sentence(training: dict) -> str:
+    """What to do, and how far the network is to be trusted (tests/test_live.py measures that)."""
     results = training["results"]
-    do = "Draw, or pick a digit; then point at the second picture."
-    known = (
-        f"It has seen {results['train_images']:,} digits and reads {results['accuracy']:.0%} of "
-        f"{results['test_images']} others, but fewer of those drawn here: "
-        "it takes some 4s for 9s, and some 1s for 2s."
+    return (
+        f"Draw a digit, or pick one; then point at the second picture. The network has seen "
+        f"{results['train_images']:,} digits that fill their picture, and reads "
+        f"{results['accuracy']:.0%} of {results['test_images']} others. So draw large: at half the "
+        "height it reads most digits wrong. Some 4s it always takes for 9s."
     )
-    return f"{do} {known}" if small else f"{do} Try a turned one, and another layer. {known}"
 
 
 class Reading:
-    """What a network makes of a drawing, and all that it does on the way; one drawing remembered."""
+    """What a network makes of a drawing, with all on the way; one drawing is remembered."""
 
     def __init__(self, network, image_size: int):
         self.network, self.image_size = network, image_size
@@ -118,7 +121,7 @@ class Reading:
         self.channels: dict[str, np.ndarray] = {}
 
     def of(self, drawing) -> dict:
-        """{"logits": (classes,), "attention": {layer: (heads, N, N)}, "responses": {block: ...}}."""
+        """The logits (classes,), "attention" (heads, N, N) and "responses" (D, H, W) by layer."""
         import torch
 
         drawing = np.asarray(drawing, dtype=np.float32)

@@ -170,7 +170,14 @@ class Computed(Explorable):
 
 
 def computed(
-    function: Callable, title: str, caption: str, twin: str, constants, titles, requests, network=None
+    function: Callable,
+    title: str,
+    caption: str,
+    twin: str,
+    constants,
+    titles,
+    requests,
+    network=None,
 ) -> Computed:
     """`explore` with a twin. Raises ValueError in one line."""
     check_twin(twin)
@@ -216,9 +223,8 @@ def reach(views: list[View], edited: Mapping[str, Edit]) -> np.ndarray:
     """All numbers that a view's limits are to serve, to three digits of the largest."""
     numbers = np.stack([v.values for v in views])
     if edit := edited.get(views[0].edit or ""):
-        ends = np.full_like(numbers[:2], edit.low)
-        ends[1] = edit.high
-        numbers = np.concatenate([numbers, ends])
+        ends = [np.full_like(numbers[:1], end) for end in (edit.low, edit.high)]
+        numbers = np.concatenate([numbers, *ends])
     largest = np.abs(numbers).max()
     return numbers.round(2 - int(np.floor(np.log10(largest)))) if largest else numbers
 
