@@ -123,7 +123,8 @@ def test_a_twin_is_its_function(browser, twin):
 
 def test_every_twin_is_compared(browser):
     page = page_with(browser, "operators", "twins")
-    assert set(run(page, "() => Object.keys(twins)")) == set(cases())
+    others = {"network"}  # see test_live.py
+    assert set(run(page, "() => Object.keys(twins)")) == set(cases()) | others
 
 
 MUTANTS = {
@@ -382,7 +383,7 @@ def test_the_figure_has_its_still_and_its_words(figures):
 
 
 def test_the_widget_is_one_module_that_holds_the_twins(figures):
-    script = type(figures["mend"])._esm
+    script = figures["mend"]._esm
     assert script.count("\nexport ") == 1
     assert classic_script().count("\nexport ") == 0
     for text in (script, classic_script()):

@@ -68,9 +68,7 @@ def test_convolution_matrix_is_conv2d(padding, stride, dilation, k_h, k_w):
     mode = "circular" if padding == "circular" else "constant"
     padded = F.pad(x, (columns, columns, rows, rows), mode=mode)
     y = F.conv2d(padded, weight[None, None], stride=stride, dilation=dilation)
-    matrix = convolution_matrix(
-        weight, (H, W), padding=padding, stride=stride, dilation=dilation
-    )
+    matrix = convolution_matrix(weight, (H, W), padding=padding, stride=stride, dilation=dilation)
     torch.testing.assert_close(weighted_sum(matrix, x.flatten(2).mT), y.flatten(2).mT)
 
 

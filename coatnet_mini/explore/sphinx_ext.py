@@ -24,6 +24,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
 from coatnet_mini.explore import MIME
+from coatnet_mini.explore.live import network_script
 from coatnet_mini.explore.scripts import constant, module
 
 HERE = Path(__file__).parent
@@ -105,6 +106,7 @@ def write_assets(app: Sphinx, error: Exception | None) -> None:
     static = Path(app.outdir) / "_static"
     static.mkdir(exist_ok=True)
     (static / SCRIPT).write_text(classic_script(), encoding="utf-8")
+    (static / "digits.js").write_text(network_script("digits"), encoding="utf-8")
     copy_asset(str(HERE / STYLE), str(static))
 
 
