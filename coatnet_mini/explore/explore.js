@@ -131,7 +131,11 @@ function choice(axis, parent, change) {
     make("span", "", label, option);
     return input;
   });
-  return (index) => { inputs[index].checked = true; };
+  return (index) => {
+    inputs[index].checked = true;
+    const chosen = inputs[index].parentElement; // on a phone the options are one line that scrolls
+    box.scrollLeft = chosen.offsetLeft - box.offsetLeft - (box.clientWidth - chosen.offsetWidth) / 2;
+  };
 }
 
 // No control: says where the position is, and how it is moved.
@@ -589,8 +593,10 @@ async function render({ model, el }) {
   let width;
   const size = new ResizeObserver(() => { // also when a hidden figure is shown
     look();
-    if (root.offsetWidth !== width) fit(root);
+    if (root.offsetWidth === width) return;
     width = root.offsetWidth;
+    fit(root);
+    update(); // what was chosen is scrolled to
   });
   root.addEventListener("transitionend", (event) => { // of its colour, which takes a millisecond
     if (event.target === root && event.propertyName === "color") look();
