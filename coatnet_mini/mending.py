@@ -68,7 +68,7 @@ def box_blur(grid: tuple[int, int], size: int = 3) -> Tensor:
     """
     if size < 1 or size % 2 == 0:
         raise ValueError(f"size is {size}; a box around a pixel has an odd size, 1 or more")
-    rows, columns = _offsets(grid)
+    rows, columns = grid_offsets(grid)
     inside = torch.maximum(rows.abs(), columns.abs()) <= size // 2  # (2H−1, 2W−1)
     W = bias_matrix(inside.float(), *grid)
     return W / W.sum(-1, keepdim=True)
@@ -86,7 +86,7 @@ def distance_bias(grid: tuple[int, int], width: float) -> Tensor:
     """
     if not width > 0:
         raise ValueError(f"width is {width}; it must be above 0")
-    rows, columns = _offsets(grid)
+    rows, columns = grid_offsets(grid)
     return bias_matrix(-(rows.square() + columns.square()) / (2 * width**2), *grid)
 
 
@@ -124,7 +124,7 @@ def unshuffle(x: Tensor, order: Tensor) -> Tensor:
     return x.flatten()[order.argsort()].view(x.shape)
 
 
-def _offsets(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def grid_offsets(grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Row and column offset of each cell of a bias table of (2H−1)×(2W−1) offsets."""
     rows, columns = (torch.arange(1.0 - n, n) for n in grid)
     return torch.meshgrid(rows, columns, indexing="ij")

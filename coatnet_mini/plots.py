@@ -88,7 +88,7 @@ def colour_limits(*arrays, signed: bool | None = None) -> tuple[float, float]:
 
     `signed` forces the one (False) or the other (True).
     """
-    flat = np.concatenate([_array(a).ravel() for a in arrays])
+    flat = np.concatenate([as_array(a).ravel() for a in arrays])
     if flat.size == 0 or not np.isfinite(flat).all():
         raise ValueError("cannot draw an empty array, NaN or infinity: give finite values")
     if signed is None:
@@ -116,7 +116,7 @@ def heatmap(
     map (default: diverging when the limits go below zero). values: write each number in its cell
     (default: up to 5×5). mark: (row, column) of a cell to frame.
     """
-    matrix = _array(matrix)
+    matrix = as_array(matrix)
     if matrix.ndim != 2:
         raise ValueError(f"a heat map needs a matrix, got an array of shape {matrix.shape}")
     if limits is None:
@@ -127,7 +127,7 @@ def heatmap(
         matrix, cmap=DIVERGING if signed else SEQUENTIAL, vmin=limits[0], vmax=limits[1]
     )
     if max(matrix.shape) <= 5 if values is None else values:
-        _write_values(ax, matrix, image)
+        write_values(ax, matrix, image)
     if mark is not None:
         outline(ax, mark[1], mark[0])
     for axis, length in ((ax.xaxis, matrix.shape[1]), (ax.yaxis, matrix.shape[0])):
@@ -166,7 +166,7 @@ def heatmaps(
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, height), squeeze=False)
     for ax in axes.ravel()[len(matrices) :]:
         ax.axis("off")
-    alike = len({_array(matrix).shape for matrix in matrices.values()}) == 1
+    alike = len({as_array(matrix).shape for matrix in matrices.values()}) == 1
     for k, (ax, (name, matrix)) in enumerate(zip(axes.ravel(), matrices.items(), strict=False)):
         image = heatmap(ax, matrix, limits=limits, values=values, title=name, xlabel=xlabel)
         if k % columns == 0:
@@ -195,7 +195,7 @@ def picture(
 
     ink: a value says how much ink there is: 0 is white paper, 1 black (a digit, for one).
     """
-    image = _array(image)
+    image = as_array(image)
     if image.ndim == 3 and image.shape[0] == 3:
         image = np.moveaxis(image, 0, 2)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
@@ -218,14 +218,14 @@ def outline(ax: Axes, x: float, y: float, width: float = 1, height: float = 1) -
     ax.add_patch(box).set_path_effects(on_white)
 
 
-def _array(values) -> np.ndarray:
+def as_array(values) -> np.ndarray:
     """Tensor, array or nested list to a NumPy array of floats, cut from any graph or device."""
     if hasattr(values, "detach"):  # a tensor; torch is not imported for it
         values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=float)
 
 
-def _write_values(ax: Axes, matrix: np.ndarray, image: AxesImage) -> None:
+def write_values(ax: Axes, matrix: np.ndarray, image: AxesImage) -> None:
     """Write each number in its cell, black or white by the luminance of the cell."""
     whole = np.array_equal(matrix, matrix.round())
     for (row, column), value in np.ndenumerate(matrix):
