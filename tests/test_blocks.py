@@ -321,6 +321,12 @@ def test_initialisation_has_the_documented_scale(scheme):
         assert module.bias.abs().max() == 0
 
 
+def test_initialisation_is_by_the_fan_unless_told():
+    linear = nn.Linear(300, 500)
+    init_weights(linear)
+    assert abs(linear.weight.std().item() / (2 / 800) ** 0.5 - 1) < 0.05
+
+
 # Bad input --------------------------------------------------------------------------------
 
 

@@ -174,6 +174,14 @@ def test_inspectors_take_matrices_of_a_gpu():
     assert reach(W, (4, 5)) == 1
 
 
+@pytest.mark.parametrize("i, j", [(1, 4), (4, 1)])
+def test_reach_looks_to_both_sides(i, j):
+    W = torch.zeros(6, 6)
+    W[i, j] = -1.0
+    assert reach(W) == 3
+    assert reach(W, (2, 3)) == 1  # a row apart, and no column
+
+
 def test_reach_counts_rows_or_columns():
     assert reach(torch.eye(5)) == 0
     assert reach(torch.zeros(5, 5)) == 0
