@@ -204,13 +204,13 @@ def test_operators_that_are_not_equivariant_are_noticed(broken):
 def test_a_shift_in_the_wrong_direction_is_noticed(monkeypatch):
     function, x = depthwise(torch.randn(D, 3, 3)), images()
     assert probes.equivariance_error(function, x, (0, 2)) < ZERO
-    right, calls = probes._translate, []
+    right, calls = probes.moved_by, []
 
     def wrong(images, dy, dx, fill):  # right for the input, mirrored for the output
         calls.append(1)
         return right(images, dy, dx if len(calls) % 2 else -dx, fill)
 
-    monkeypatch.setattr(probes, "_translate", wrong)
+    monkeypatch.setattr(probes, "moved_by", wrong)
     assert probes.equivariance_error(function, x, (0, 2)) > 0.5
 
 
