@@ -1,6 +1,6 @@
 # Each target sets up what it needs in .venv; needed beforehand: make, and Python 3.11 or newer with venv.
 .DEFAULT_GOAL := help
-.PHONY: help book serve test chapters bench home lint clean chromium
+.PHONY: help book serve test chapters bench mutants home lint clean chromium
 
 PY := .venv/bin/python
 PORT ?= 8000
@@ -30,13 +30,16 @@ serve: book  ## the website on localhost (PORT=8000)
 	@$(PY) -m tools.serve_book $(PORT)
 
 test: lint chromium book .peers/.stamp  ## everything that CI runs
-	@$(PY) -m pytest tests chapters
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests chapters
 
 chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one)
 	@$(PY) -m tools.execute_chapters $(ONLY)
 
 bench: .venv/installed .peers/.stamp  ## speed and memory beside timm, into benchmarks/results
 	@env -u OMP_NUM_THREADS $(PY) -m benchmarks.network $(ARGS)
+
+mutants: .venv/installed .peers/.stamp  ## mistakes that the tests notice (N=200 SEED=1 ONLY=attention)
+	@$(PY) -m tools.mutants $(or $(N),200) $(or $(SEED),1) $(ONLY)
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
 	@REPO='$(subst ','\'',$(REPO))' FORCE='$(FORCE)' $(PY) -m tools.home

@@ -2,10 +2,14 @@
 
     python -m benchmarks.network [--batch 8] [--rounds 9] [--threads 2] [--device cpu|cuda]
 
-Every round times both networks, one after the other, so that what else the machine does falls
-on both. Printed and stored are medians over rounds; a ratio is the median of the rounds' ratios,
-timm's time over ours. Results are written to benchmarks/results/. On a GPU the networks run in
-bfloat16; that path has not been run yet.
+Three sides: timm's network; "plain", ours as the book reads it; and "ours", the same after a
+transform of coatnet_mini/cpu, `fuse` for inference and `lean` for training (under a compiler `lean`
+changes nothing). What each part of a transform is worth: benchmarks/parts.py.
+
+Every round times all three, one after the other, so that what else the machine does falls on all.
+Printed and stored are medians over rounds; a ratio is the median of the rounds' ratios. Results are
+written to benchmarks/results/. On a GPU the networks run in bfloat16; that path has not been run
+yet.
 """
 
 import argparse
@@ -22,9 +26,12 @@ from torch import nn
 
 from benchmarks.memory import peak_of_child
 from coatnet_mini.cpu.fuse import fuse
+from coatnet_mini.cpu.lean import lean
 from tests.timm_weights import create_pair
 
 RESULTS = Path(__file__).resolve().parent / "results"
+SIDES = ("timm", "plain", "ours")
+TRANSFORMS = {"inference": fuse, "training step": lean}
 
 
 def inference(model: nn.Module, images: torch.Tensor):
@@ -55,19 +62,20 @@ def training_step(model: nn.Module, images: torch.Tensor):
 
 
 def prepare(who: str, task: str, compiled: bool, device: str, batch: int):
-    """The function to time: `who` ("timm" or "ours") doing `task`, as fast as it can."""
+    """The function to time: `who` of `SIDES` doing `task`, as fast as it can."""
     torch.manual_seed(0)
-    model = dict(zip(("timm", "ours"), create_pair(0), strict=True))[who]
+    timms, plain = create_pair(0)
+    model = timms if who == "timm" else plain
+    if who == "ours":
+        model = TRANSFORMS[task](model)
     images = torch.randn(batch, 3, 224, 224)
-    if task == "inference":
-        model = fuse(model) if who == "ours" else model
-        if device == "cuda":
-            model, images = model.bfloat16(), images.bfloat16()
+    if task == "inference" and device == "cuda":
+        model, images = model.bfloat16(), images.bfloat16()
     # Channels-last is timm's best format too: three times as fast as its default on our CPU.
     model = model.to(device, memory_format=torch.channels_last)
     images = images.to(device, memory_format=torch.channels_last)
     if compiled:
-        model = torch.compile(model, fullgraph=who == "ours")
+        model = torch.compile(model, fullgraph=who != "timm")
     return (inference if task == "inference" else training_step)(model, images)
 
 
@@ -82,29 +90,37 @@ def seconds(run, device: str) -> float:
 
 
 def compare(task: str, compiled: bool, arguments) -> dict:
-    """Times of both networks at one task, alternating, and their ratio."""
-    sides = ("timm", "ours")
-    runs = {who: prepare(who, task, compiled, arguments.device, arguments.batch) for who in sides}
+    """Times of all sides at one task, alternating, and their ratios."""
+    runs = {who: prepare(who, task, compiled, arguments.device, arguments.batch) for who in SIDES}
     for run in runs.values():  # compilation, allocation, caches
         run()
         run()
-    rounds = [{who: seconds(runs[who], arguments.device) for who in sides}
-              for _ in range(arguments.rounds)]  # fmt: skip
-    medians = {who: statistics.median(r[who] for r in rounds) for who in sides}
-    ratio = statistics.median(r["timm"] / r["ours"] for r in rounds)
+    rounds = [
+        {who: seconds(run, arguments.device) for who, run in runs.items()}
+        for _ in range(arguments.rounds)
+    ]
+
+    def ratio(a: str, b: str) -> float:
+        return round(statistics.median(r[a] / r[b] for r in rounds), 3)
+
     return {
         "task": task,
         "compiled": compiled,
-        "timm_ms": round(1e3 * medians["timm"], 1),
-        "ours_ms": round(1e3 * medians["ours"], 1),
-        "ratio": round(ratio, 3),
-        "rounds_ms": [{who: round(1e3 * r[who], 1) for who in sides} for r in rounds],
+        **{f"{who}_ms": milliseconds(statistics.median(r[who] for r in rounds)) for who in SIDES},
+        "timm/plain": ratio("timm", "plain"),
+        "plain/ours": ratio("plain", "ours"),
+        "timm/ours": ratio("timm", "ours"),
+        "rounds_ms": [{who: milliseconds(r[who]) for who in SIDES} for r in rounds],
     }
+
+
+def milliseconds(time: float) -> float:
+    return round(1e3 * time, 1)
 
 
 def add_memory(row: dict, arguments) -> None:
     """Peak memory of one run beyond what was held before it, each side in a process of its own."""
-    for who in ("timm", "ours"):
+    for who in SIDES:
         peak = peak_of_child(who, row["task"], row["compiled"], arguments.device, arguments.batch)
         row[f"{who}_peak_mb"] = round(peak / 1e6, 1)
 
@@ -130,20 +146,23 @@ def table(result: dict) -> str:
     """The result as Markdown."""
     about = result["machine"]
     lines = [
-        f"CoAtNet-0, 224×224, batch {result['batch']}, identical weights. {about['device']}, "
+        f"CoAtNet-0, 224×224, batch {result['batch']}, identical weights; ours is plain after fuse "
+        f"(inference) or lean (training). {about['device']}, "
         f"{about['threads']} threads, torch {about['torch']}, timm {about['timm']}, "
         f"commit {about['commit']}.",
         "",
         f"`{result['command']}`",
         "",
-        "| | timm (ms) | ours (ms) | timm / ours | timm peak (MB) | ours peak (MB) |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| | timm (ms) | plain (ms) | ours (ms) | timm / plain | plain / ours | timm / ours "
+        "| timm peak (MB) | plain peak (MB) | ours peak (MB) |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in result["rows"]:
         name = row["task"] + (", compiled" if row["compiled"] else ", eager")
-        peaks = [f"{row[f'{who}_peak_mb']:,.0f}" for who in ("timm", "ours")]
-        times = [f"{row['timm_ms']:,.0f}", f"{row['ours_ms']:,.0f}", f"**{row['ratio']:.2f}**"]
-        lines.append("| " + " | ".join([name, *times, *peaks]) + " |")
+        times = [f"{row[f'{who}_ms']:,.0f}" for who in SIDES]
+        ratios = [f"{row[ratio]:.2f}" for ratio in ("timm/plain", "plain/ours", "timm/ours")]
+        peaks = [f"{row[f'{who}_peak_mb']:,.0f}" for who in SIDES]
+        lines.append("| " + " | ".join([name, *times, *ratios, *peaks]) + " |")
     return "\n".join(lines) + "\n"
 
 

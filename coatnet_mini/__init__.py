@@ -13,8 +13,9 @@ cost, probes    what a network costs, and what it does: equivariance, reach, dep
 images, shapes  the pictures; `plots` draws them, `book_map` the book
 checks          what is wrong with an option, in one line
 
-Four wings stand beside them: `explore` (the book's figures), `train` (the command), `cpu` (faster
-twins of the blocks) and `exercises`. A wing may import the root; the root imports no wing.
+Five wings stand beside them: `explore` (the book's figures), `train` (the command), `studies` (what
+was run with it, and came out), `cpu` (faster twins of the blocks) and `exercises`. A wing may
+import the root; the root imports no wing.
 """
 
 from importlib import import_module
@@ -24,7 +25,7 @@ __all__ = ["create_model", "list_models", "load"]
 
 
 def __getattr__(name: str):
-    # Late, so that the site, which needs the figures' code only, is built without torch.
+    # Late, so that whoever needs the figures' code only, as Sphinx does, waits for no torch.
     if name not in EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{EXPORTS[name]}"), name)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coatnet_mini.cpu.lean import biased_attention
+from coatnet_mini.checks import one_of
 
 FORMS = ("pre", "post", "none")
 
@@ -37,6 +37,7 @@ def bias_matrix(table: Tensor, H: int, W: int) -> Tensor:
 
     Args:
         table: (..., 2H−1, 2W−1), one entry per offset.
+        H, W: height and width of the grid.
 
     Returns:
         (..., H·W, H·W), equal to `table.flatten(-2)[..., relative_index(H, W)]`.
@@ -57,6 +58,7 @@ def resize_table(table: Tensor, H: int, W: int) -> Tensor:
 
     Args:
         table: (heads, 2H₀−1, 2W₀−1).
+        H, W: height and width of the new grid.
 
     Returns:
         (heads, 2H−1, 2W−1); the table itself where it fits. The zero offset keeps its value.
@@ -68,7 +70,7 @@ def resize_table(table: Tensor, H: int, W: int) -> Tensor:
     size = (2 * H - 1, 2 * W - 1)
     if tuple(table.shape[-2:]) == size:
         return table
-    # Half-pixel centres, no antialiasing: what the lineage code's tf.image.resize does.
+    # Half-pixel centres, no antialiasing: what the lineage's tf.image.resize does.
     return F.interpolate(table[None], size, mode="bilinear", align_corners=False)[0]
 
 
@@ -82,7 +84,8 @@ def attention_weights(
     """The weight matrix of equations (2) and (3) of the paper.
 
     Args:
-        q: (..., N, d) queries. k: (..., M, d) keys, by default the queries (the paper's x_i·x_j).
+        q: (..., N, d) queries.
+        k: (..., M, d) keys, by default the queries (the paper's x_i·x_j).
         bias: (..., N, M), w_{i−j} spread over pairs, or None.
         form: "pre" adds the bias before the softmax, "post" after it, "none" ignores it.
         scale: factor on q·k; never on the bias.
@@ -90,7 +93,7 @@ def attention_weights(
     Returns:
         (..., N, M). Rows sum to 1, except for "post", where they sum to 1 + Σ_j w_{i−j}.
     """
-    check_form(form)
+    one_of("relative_bias", form, FORMS)
     logits = (q * scale) @ (q if k is None else k).transpose(-2, -1)
     if bias is None or form == "none":
         return logits.softmax(-1)
@@ -101,7 +104,8 @@ def relative_attention(x: Tensor, bias: Tensor | None = None, form: str = "pre")
     """The paper's bare attention, q = k = v = x: y_i = Σ_j W_ij x_j with `attention_weights`.
 
     Args:
-        x: (..., N, D). bias, form: as in `attention_weights`.
+        x: (..., N, D).
+        bias, form: as in `attention_weights`.
 
     Returns:
         (..., N, D)
@@ -109,19 +113,17 @@ def relative_attention(x: Tensor, bias: Tensor | None = None, form: str = "pre")
     return attention_weights(x, bias=bias, form=form) @ x
 
 
-def check_form(form: str) -> None:
-    if form not in FORMS:
-        raise ValueError(f"relative_bias is {form!r}; choose from {', '.join(FORMS)}")
-
-
 class MultiHeadAttention(nn.Module):
     """Multi-head self-attention, with or without a relative bias: x (B, N, D) → (B, N, D_out).
 
-    Appendix A.1 of the paper: heads of width `head_dim`, q·k scaled by head_dim^−0.5, one table of
-    biases per head and layer. Keys and values are as wide as the output.
+    Equations (2) and (3) of the paper, with the projections that its footnote 2 leaves out, and a
+    table of biases for each head (Appendix A.1) of each layer (Section 3). The scale head_dim^−0.5
+    on q·k, keys and values as wide as the output, and biases on every projection are the lineage's.
 
     Args:
-        dim: D, channels read. out_dim: channels written, by default D; a multiple of `head_dim`.
+        dim: D, channels read.
+        out_dim: D_out, channels written, by default D; a multiple of `head_dim`.
+        head_dim: d, channels per head; 32 to 128 in the paper (Tables 3, 11 and 12).
         grid: (H, W) for which the bias table is made. Only needed with a bias.
         relative_bias: "pre" or "post" (of the softmax), or "none".
     """
@@ -135,7 +137,7 @@ class MultiHeadAttention(nn.Module):
         relative_bias: str = "none",
     ):
         super().__init__()
-        check_form(relative_bias)
+        one_of("relative_bias", relative_bias, FORMS)
         out_dim = dim if out_dim is None else out_dim
         if out_dim % head_dim:
             raise ValueError(f"width {out_dim} is not a multiple of head_dim {head_dim}")
@@ -149,7 +151,6 @@ class MultiHeadAttention(nn.Module):
         else:
             H, W = grid
             self.relative_bias_table = nn.Parameter(torch.zeros(self.heads, 2 * H - 1, 2 * W - 1))
-        self._cache = None
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -159,13 +160,16 @@ class MultiHeadAttention(nn.Module):
         return tuple((side + 1) // 2 for side in self.relative_bias_table.shape[1:])
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """x (B, N, D) → (B, N, D_out). grid: (H, W) of x, by default that of the table."""
+        """x (B, N, D) → (B, N, D_out).
+
+        Args:
+            grid: (H, W) of x, N = H·W; by default that of the table.
+        """
         q, k, v = self.heads_of(x)  # each (B, heads, N, d)
-        bias = self.bias(grid)
-        if self.form == "pre":
-            y = biased_attention(q, k, v, bias, self.head_dim**-0.5)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v)
+        bias = self.bias(grid)  # (heads, N, N), or None
+        # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
+        mask = bias[None] if self.form == "pre" else None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # scales q·k by d^−0.5
         if self.form == "post":
             y = y + bias @ v
         return self.out(y.transpose(1, 2).flatten(2))
@@ -188,27 +192,12 @@ class MultiHeadAttention(nn.Module):
     def bias(self, grid: tuple[int, int] | None = None) -> Tensor | None:
         """The biases of all pairs of an H×W grid, (heads, N, N), or None.
 
-        A grid other than the table's reads the table resized. Without gradients, on a CPU, the
-        result is kept and used again for as long as the table holds the same values.
+        A grid other than the table's reads the table resized.
         """
-        table = self.relative_bias_table
-        if table is None:
+        if self.relative_bias_table is None:
             return None
-        grid = self.grid if grid is None else tuple(grid)
-        # Off the CPU the comparison below would wait for the device and cost more than it saves.
-        cacheable = not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
-        if not cacheable or table.device.type != "cpu":
-            return bias_matrix(resize_table(table, *grid), *grid)
-        if self._cache is None or self._cache[0] != grid or not torch.equal(self._cache[1], table):
-            self._cache = (grid, table.clone(), bias_matrix(resize_table(table, *grid), *grid))
-        return self._cache[2]
-
-    def train(self, mode: bool = True) -> "MultiHeadAttention":
-        self._cache = None
-        return super().train(mode)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_cache": None}  # copies and pickles carry the table only
+        H, W = self.grid if grid is None else grid
+        return bias_matrix(resize_table(self.relative_bias_table, H, W), H, W)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         key, mine = prefix + "relative_bias_table", self.relative_bias_table

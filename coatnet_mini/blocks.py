@@ -3,25 +3,23 @@
 Every block maps (B, D, H, W) to (B, D_out, H/stride, W/stride) and is pre-activation,
 x ← x + Module(Norm(x)) (CoAtNet paper, Appendix A.1). All shapes read (B, D, H, W), all memory is
 meant to be channels-last, so that a grid seen as tokens (B, H·W, D) is a view and not a copy.
+
+What the paper leaves open follows the lineage: MaxViT's published code, which grew out of
+CoAtNet's own.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coatnet_mini.attention import MultiHeadAttention
-from coatnet_mini.cpu.lean import gated_projection, norm_gelu
+from coatnet_mini.checks import check_fraction, one_of
 
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 DOWNSAMPLES = ("expand", "depthwise")
-NORMS = ("batch", "layer")
 INITS = ("fan", "normal")
-
-
-def one_of(option: str, value: str, allowed) -> str:
-    """value, if it is allowed; else a ValueError that says what is."""
-    if value not in allowed:
-        raise ValueError(f"{option} is {value!r}; choose from {', '.join(allowed)}")
-    return value
 
 
 def as_tokens(x: Tensor) -> Tensor:
@@ -41,14 +39,9 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def make_norm(kind: str, width: int, eps: float | None = None) -> nn.Module:
-    """A "batch" or "layer" normalisation of (B, width, H, W).
-
-    The paper states no eps; the defaults are the lineage code's, 1e-3 and 1e-5.
-    """
-    if one_of("norm", kind, NORMS) == "batch":
-        return nn.BatchNorm2d(width, eps=1e-3 if eps is None else eps)
-    return LayerNorm2d(width, eps=1e-5 if eps is None else eps)
+# The paper names BatchNorm for MBConv and LayerNorm for the Transformer; the eps are the lineage's.
+BATCH_NORM = partial(nn.BatchNorm2d, eps=1e-3)
+LAYER_NORM = partial(LayerNorm2d, eps=1e-5)
 
 
 def make_pool(kind: str, stride: int) -> nn.Module:
@@ -60,7 +53,7 @@ def make_pool(kind: str, stride: int) -> nn.Module:
 def make_shortcut(dim: int, out_dim: int, stride: int, pool: str) -> nn.Sequential:
     """Proj(Pool(x)) of equations (4) and (5); each part only where it changes something.
 
-    The projection is left out where the widths agree, as in the lineage code.
+    That the projection is left out where the widths agree is the lineage's.
     """
     project = [nn.Conv2d(dim, out_dim, 1)] if dim != out_dim else []
     return nn.Sequential(make_pool(pool, stride), *project)
@@ -69,8 +62,10 @@ def make_shortcut(dim: int, out_dim: int, stride: int, pool: str) -> nn.Sequenti
 def check_grid(x: Tensor, stride: int) -> None:
     """Refuse grids whose two branches would come out in different sizes."""
     if x.shape[2] % stride or x.shape[3] % stride:
-        raise ValueError(f"a {x.shape[2]}×{x.shape[3]} grid does not fit stride {stride}: "
-                         f"both sides must be multiples of {stride}")  # fmt: skip
+        H, W = x.shape[2:]
+        raise ValueError(
+            f"a {H}×{W} grid does not fit stride {stride}: both sides must be multiples of {stride}"
+        )
 
 
 class StochasticDepth(nn.Module):
@@ -81,8 +76,7 @@ class StochasticDepth(nn.Module):
 
     def __init__(self, rate: float):
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop_path is {rate}; it must be at least 0 and below 1")
+        check_fraction("drop_path", rate, one=False)
         self.rate = rate
 
     def forward(self, residual: Tensor) -> Tensor:
@@ -99,7 +93,10 @@ class StochasticDepth(nn.Module):
 class SqueezeExcitation(nn.Module):
     """Scale each channel by a gate in (0, 1) that reads the mean of all: (B, D, H, W) → the same.
 
-    The paper does not name the inner activation; the lineage code has SiLU.
+    Args:
+        width: D, channels of x.
+        squeezed: channels between the two layers; SiLU after the first is the lineage's, the
+            paper names none.
     """
 
     def __init__(self, width: int, squeezed: int):
@@ -111,6 +108,7 @@ class SqueezeExcitation(nn.Module):
         return x * self.gates(x)[:, :, None, None]
 
     def gates(self, x: Tensor) -> Tensor:
+        """x (B, D, H, W) → (B, D), between 0 and 1."""
         squeezed = F.silu(self.reduce(x.mean((2, 3))))  # (B, squeezed)
         return self.expand(squeezed).sigmoid()  # (B, D)
 
@@ -129,17 +127,23 @@ class MLP(nn.Module):
 
 
 class MBConv(nn.Module):
-    """The inverted bottleneck: Proj(Pool(x)) + Conv(SE(DepthConv(Conv(Norm(x))))), equation (5).
+    """The inverted bottleneck: x ← Proj(Pool(x)) + Conv(DepthConv(Conv(Norm(x), stride))).
+
+    Equation (5) of the paper. Norm and GELU after the first two convolutions, none after the
+    third, are the lineage's; so is the squeeze-and-excitation before the third, of which the
+    paper gives the ratio alone. That every MBConv has one is what its parameter counts say.
 
     Args:
-        dim, out_dim: channels in and out.
+        dim, out_dim: channels in and out, D and D_out.
         stride: of the whole block.
-        expansion: inner width over `out_dim`; the paper's operation counts rule out `dim`.
+        expansion: E, inner width over `out_dim`. The paper has 4 and does not say of what; its
+            operation counts rule out `dim`.
         se_ratio: squeezed width over `out_dim`; 0 leaves squeeze-and-excitation out.
-        downsample: which convolution strides. "expand", the paper's default, reads a quarter of
-            the positions at stride 2; "depthwise" (its "Strided DConv", Table 9) reads all.
-        pool: "max" (the paper) or "avg" (the lineage code), on the shortcut.
-        norm: "batch" or "layer". eps: see `make_norm`.
+        downsample: which convolution strides. "expand", equation (5), reads a quarter of the
+            positions at stride 2; "depthwise" (the paper's "Strided DConv", Table 9) reads all.
+        pool: "max" or "avg" (lineage), on the shortcut. The paper names max for the Transformer
+            block alone.
+        norm: width → a normalisation of (B, width, H, W).
         drop_path: probability of dropping a sample's residual.
     """
 
@@ -152,8 +156,7 @@ class MBConv(nn.Module):
         se_ratio: float = 0.25,
         downsample: str = "expand",
         pool: str = "max",
-        norm: str = "batch",
-        eps: float | None = None,
+        norm: Callable[[int], nn.Module] = BATCH_NORM,
         drop_path: float = 0.0,
     ):
         super().__init__()
@@ -162,11 +165,11 @@ class MBConv(nn.Module):
         hidden = expansion * out_dim
         self.stride = stride
         self.shortcut = make_shortcut(dim, out_dim, stride, pool)
-        self.norm = make_norm(norm, dim, eps)
+        self.norm = norm(dim)
         self.expand = nn.Conv2d(dim, hidden, 1, strides[0], bias=False)
-        self.expand_norm = make_norm(norm, hidden, eps)
+        self.expand_norm = norm(hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, strides[1], 1, groups=hidden, bias=False)
-        self.depthwise_norm = make_norm(norm, hidden, eps)
+        self.depthwise_norm = norm(hidden)
         squeezed = max(1, int(se_ratio * out_dim))
         self.se = SqueezeExcitation(hidden, squeezed) if se_ratio else nn.Identity()
         self.project = nn.Conv2d(hidden, out_dim, 1)
@@ -175,23 +178,26 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_grid(x, self.stride)
-        return self.shortcut(x) + self.drop_path(self.residual(x))
-
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.expand(self.norm(x))  # (B, expansion·D_out, H, W)
-        x = self.depthwise(norm_gelu(self.expand_norm, self.act, x))
-        x = norm_gelu(self.depthwise_norm, self.act, x)  # (B, expansion·D_out, H/stride, W/stride)
-        return gated_projection(self.se, self.project, x)  # (B, D_out, H/stride, W/stride)
+        y = self.expand(self.norm(x))  # (B, E·D_out, H/stride, W/stride); "depthwise": still H, W
+        y = self.act(self.expand_norm(y))
+        y = self.depthwise(y)  # (B, E·D_out, H/stride, W/stride)
+        y = self.act(self.depthwise_norm(y))
+        y = self.project(self.se(y))  # (B, D_out, H/stride, W/stride)
+        return self.shortcut(x) + self.drop_path(y)
 
 
 class TransformerBlock(nn.Module):
-    """Proj(Pool(x)) + Attention(Pool(Norm(x))), equation (4), then x + FFN(Norm(x)).
+    """x ← Proj(Pool(x)) + Attention(Pool(Norm(x))), equation (4), then x ← x + FFN(Norm(x)).
 
     Args:
-        dim, out_dim: channels in and out; the attention and the FFN are as wide as `out_dim`.
+        dim, out_dim: channels in and out, D and D_out; attention and FFN are as wide as `out_dim`.
         grid: (H, W) of the output, for the bias table.
-        stride, pool, norm, eps, drop_path: as in `MBConv`; both residuals are dropped separately.
-        head_dim, relative_bias: see `MultiHeadAttention`. expansion: hidden width over `out_dim`.
+        stride: of the pooling; 1 for none.
+        head_dim, relative_bias: see `MultiHeadAttention`.
+        expansion: hidden width of the FFN over `out_dim`.
+        pool: "max" (paper) or "avg" (lineage).
+        norm: width → a normalisation of (B, width, H, W).
+        drop_path: probability of dropping a sample's residual; both are dropped separately.
     """
 
     def __init__(
@@ -204,53 +210,58 @@ class TransformerBlock(nn.Module):
         expansion: int = 4,
         relative_bias: str = "pre",
         pool: str = "max",
-        norm: str = "layer",
-        eps: float | None = None,
+        norm: Callable[[int], nn.Module] = LAYER_NORM,
         drop_path: float = 0.0,
     ):
         super().__init__()
         self.stride = stride
         self.shortcut = make_shortcut(dim, out_dim, stride, pool)
-        self.norm = make_norm(norm, dim, eps)
+        self.norm = norm(dim)
         self.pool = make_pool(pool, stride)
         self.attention = MultiHeadAttention(dim, out_dim, head_dim, grid, relative_bias)
-        self.mlp_norm = make_norm(norm, out_dim, eps)
+        self.mlp_norm = norm(out_dim)
         self.mlp = MLP(out_dim, expansion)
         self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         check_grid(x, self.stride)
-        x = self.shortcut(x) + self.drop_path(self.attend(x))  # (B, D_out, H/stride, W/stride)
+        y = self.pool(self.norm(x))  # (B, D, H/stride, W/stride)
+        grid = y.shape[2:]
+        y = self.attention(as_tokens(y), grid)  # (B, N, D_out), N = H/stride·W/stride
+        x = self.shortcut(x) + self.drop_path(as_grid(y, *grid))  # (B, D_out, H/stride, W/stride)
         y = self.mlp(as_tokens(self.mlp_norm(x)))  # (B, N, D_out)
-        return x + self.drop_path(as_grid(y, *x.shape[2:]))
-
-    def attend(self, x: Tensor) -> Tensor:
-        x = self.pool(self.norm(x))  # (B, D, H/stride, W/stride)
-        H, W = x.shape[2:]
-        return as_grid(self.attention(as_tokens(x), (H, W)), H, W)
+        return x + self.drop_path(as_grid(y, *grid))
 
 
 class ConvStem(nn.Sequential):
-    """S0: a 3×3 convolution of stride `stride`, then depth − 1 of stride 1: (B, C, H, W) in.
+    """S0: a 3×3 convolution of stride `stride`, then depth − 1 of stride 1.
 
-    Norm and GELU stand between the convolutions and not after the last, whose output the next
-    block normalises first; the paper leaves both open, and so does the lineage code.
+    (B, C, H, W) → (B, width, H/stride, W/stride). Norm and GELU stand between the convolutions
+    and not after the last, as in the lineage, whose convolutions also have biases; the paper
+    names the convolutions alone.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int = 2, depth: int = 2,
-                 norm: str = "batch", eps: float | None = None):  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int = 2,
+        depth: int = 2,
+        norm: Callable[[int], nn.Module] = BATCH_NORM,
+    ):
         layers = [nn.Conv2d(in_channels, width, 3, stride, 1, bias=False)]
         for _ in range(depth - 1):
-            layers += [make_norm(norm, width, eps), nn.GELU()]
-            layers += [nn.Conv2d(width, width, 3, 1, 1, bias=False)]
+            layers += [norm(width), nn.GELU(), nn.Conv2d(width, width, 3, 1, 1, bias=False)]
         super().__init__(*layers)
 
 
 def init_weights(module: nn.Module, scheme: str = "fan") -> None:
     """New weights for one layer; the paper does not say how. Biases 0, bias tables N(0, 0.02²).
 
-    "fan" scales kernels by their fan, convolutions as EfficientNet does and matrices as Xavier;
-    "normal", the lineage code's, draws all from N(0, 0.02²). "fan" learns sooner in short runs.
+    Args:
+        scheme: "fan" scales kernels by their fan, convolutions as EfficientNet does and matrices
+            as Xavier, and learns sooner in short runs; "normal", the lineage's, draws all from
+            N(0, 0.02²).
     """
     one_of("init", scheme, INITS)
     if isinstance(module, nn.Conv2d | nn.Linear):

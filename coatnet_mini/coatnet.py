@@ -19,9 +19,9 @@ from coatnet_mini.attention import FORMS
 from coatnet_mini.blocks import (
     DOWNSAMPLES,
     INITS,
-    NORMS,
     POOLS,
     ConvStem,
+    LayerNorm2d,
     MBConv,
     TransformerBlock,
     init_weights,
@@ -42,6 +42,7 @@ __all__ = ["FAMILY", "CoAtNet", "CoAtNetConfig", "Stage"]
 
 KINDS = {"S": "convolutional stem", "P": "patch stem", "C": "MBConv", "T": "Transformer"}
 HEADS = ("linear", "tanh")
+NORMS = ("batch", "layer")
 MOST_STAGES = 100
 
 
@@ -322,9 +323,6 @@ class CoAtNet(ImageClassifier):
             self.stages[names[n]] = make_stage(config, n, rates)
         self.head = make_head(config)
         self.apply(partial(init_weights, scheme=config.init))
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = config.batch_norm_momentum
         # Convolutions and token views both run on channels-last memory without a copy.
         self.to(memory_format=torch.channels_last)
 
@@ -349,24 +347,23 @@ def make_stem(config: CoAtNetConfig) -> nn.Module:
     stage, channels = config.stages[0], config.in_channels
     if stage.kind == "P":
         return nn.Sequential(nn.Conv2d(channels, stage.width, stage.stride, stage.stride))
-    norm = config.conv_norm
-    return ConvStem(channels, stage.width, stage.stride, stage.depth, norm, eps_of(config, norm))
+    norm = norm_of(config, config.conv_norm)
+    return ConvStem(channels, stage.width, stage.stride, stage.depth, norm)
 
 
-def eps_of(config: CoAtNetConfig, norm: str) -> float:
-    return config.batch_norm_eps if norm == "batch" else config.layer_norm_eps
+def norm_of(config: CoAtNetConfig, kind: str) -> partial:
+    """What makes a "batch" or "layer" normalisation of (B, width, H, W) from a width."""
+    if kind == "layer":
+        return partial(LayerNorm2d, eps=config.layer_norm_eps)
+    momentum = config.batch_norm_momentum
+    return partial(nn.BatchNorm2d, eps=config.batch_norm_eps, momentum=momentum)
 
 
 def make_stage(config: CoAtNetConfig, n: int, rates: list[float]) -> nn.Sequential:
     """The blocks of stage n, one for each rate of stochastic depth."""
     stage, grid, dim = config.stages[n], config.grids[n], config.stages[n - 1].width
-    norm = config.conv_norm if stage.kind == "C" else config.transformer_norm
-    shared = dict(
-        expansion=config.expansion,
-        pool=config.pool,
-        norm=norm,
-        eps=eps_of(config, norm),
-    )
+    norm = norm_of(config, config.conv_norm if stage.kind == "C" else config.transformer_norm)
+    shared = dict(expansion=config.expansion, pool=config.pool, norm=norm)
     if stage.kind == "C":
         make = partial(MBConv, se_ratio=config.se_ratio, downsample=config.downsample, **shared)
     else:

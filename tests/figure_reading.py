@@ -199,6 +199,10 @@ def assert_read(element, figure, name, row, column, options):
 def assert_controls_stay(page, root):
     """Whatever panel is looked at, the controls are on the screen and do not cover it."""
     title = root.query_selector(".cm-title").text_content()
+    edge = root.bounding_box()["x"] + root.bounding_box()["width"]
+    for chosen in root.query_selector_all(".cm-options label:has(input:checked)"):
+        box = chosen.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= edge, title
     for stage in root.query_selector_all(".cm-stage"):
         stage.evaluate("(stage) => stage.scrollIntoView({ block: 'end' })")
         seen = stage.bounding_box()

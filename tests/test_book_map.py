@@ -1,6 +1,7 @@
 """The map is the network, the table is the book, and the links lead to the chapters."""
 
 import json
+import re
 import sys
 from importlib.metadata import PackageNotFoundError
 from types import ModuleType, SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
+from nbval.plugin import get_sanitize_patterns
 
 from coatnet_mini import book_map, create_model
 from coatnet_mini.book_map import (
@@ -133,6 +135,21 @@ def test_a_notebook_links_to_the_files_beside_it(monkeypatch):
     monkeypatch.undo()
     found = links(you_are_here()._repr_html_())
     assert set(found) <= {path.name for path in NOTEBOOKS} and len(found) >= 4
+
+
+def test_nbval_sees_no_difference_when_a_chapter_is_written(monkeypatch):
+    rules = get_sanitize_patterns((ROOT / "tests" / "nbval_sanitize.cfg").read_text("utf-8"))
+
+    def compared():
+        text = you_are_here(5)._repr_html_()
+        for regex, replace in rules:
+            text = re.sub(regex, replace, text)
+        return text
+
+    before = compared()
+    monkeypatch.setattr(book_map, "WRITTEN", {found.number for found in CHAPTERS})
+    assert compared() == before and "<a " not in before
+    assert "add the bias of their offset" in before
 
 
 def installed(monkeypatch, record):

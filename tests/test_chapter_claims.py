@@ -129,7 +129,7 @@ GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 CLAIMS = {
     1: {
         "a row of attention sums to one": (SOFTMAX_OVER_QUERIES, "equal table explore"),
-        "a convolution's matrix reads at j − i": (MATRIX_OF_FLIPPED_KERNEL, "equal taps"),
+        "a convolution's matrix reads at j − i": (MATRIX_OF_FLIPPED_KERNEL, "equal"),
     },
     2: {
         "the loop is PyTorch's operator": (LOOP_OVER_FLIPPED_KERNEL, "equal"),

@@ -114,7 +114,7 @@ def environment(twin, tmp_path_factory):
     config = folder / "gitconfig"
     config.write_text(
         f'[url "file://{tree}"]\n\tinsteadOf = https://github.com/{HOME}\n'
-        '[uploadpack]\n\tallowFilter = true\n[safe]\n\tdirectory = *\n'
+        "[uploadpack]\n\tallowFilter = true\n[safe]\n\tdirectory = *\n"
     )
     kept = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL", "TMPDIR") if k in os.environ}
     return kept | {

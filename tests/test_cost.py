@@ -1,10 +1,14 @@
 """cost.py against the multiply-adds of the paper's members, and against loops over layers."""
 
+from dataclasses import FrozenInstanceError, fields
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from coatnet_mini import create_model
+from coatnet_mini.blocks import TransformerBlock
 from coatnet_mini.cost import Cost, cost, cost_table
 from tests.helpers import on_meta
 
@@ -65,7 +69,9 @@ def test_rows_are_the_stages_and_add_up():
     model = create_model("coatnet_pico", num_classes=10)
     rows = cost(model, batch=3)
     assert [row.name for row in rows] == [*model.config.stage_names, "head", "total"]
-    for field in ("parameters", "multiply_adds", "activation_bytes", "attention_bytes"):
+    measured = [field.name for field in fields(Cost)][2:]
+    assert len(measured) == 5
+    for field in measured:
         assert sum(getattr(row, field) for row in rows[:-1]) == getattr(rows[-1], field)
     for row, stage, grid in zip(rows, model.config.stages, model.config.grids, strict=False):
         assert row.output == (3, stage.width, *grid)
@@ -81,7 +87,7 @@ def test_stage_costs_by_hand():
     rows = {row.name: row for row in cost(model)}
     for (name, stage), (H, W) in zip(model.stages.items(), model.config.grids, strict=True):
         N = H * W
-        expected = attention = 0
+        expected = attention = products = 0
         for block_number, block in enumerate(stage):
             for path, module in block.named_modules():
                 first = block_number == 0 and name != "S0"
@@ -92,9 +98,10 @@ def test_stage_costs_by_hand():
                 elif isinstance(module, nn.Linear):
                     expected += (1 if path.startswith("se.") else N) * module.weight.numel()
                 elif hasattr(module, "head_dim"):
-                    expected += 2 * N * N * module.heads * module.head_dim
+                    products += 2 * N * N * module.heads * module.head_dim
                     attention += 4 * module.heads * N * N
-        assert rows[name].multiply_adds == expected, name
+        assert rows[name].multiply_adds == expected + products, name
+        assert rows[name].attention_multiply_adds == products
         assert rows[name].attention_bytes == attention
     assert rows["head"].multiply_adds == model.head.classifier.weight.numel()
 
@@ -103,6 +110,31 @@ def test_activation_bytes_of_a_stem():
     model = create_model("coatnet_pico")
     assert cost(model)[0].activation_bytes == 4 * (4 * 16 * 32 * 32)  # conv, norm, GELU, conv
     assert cost(model.bfloat16())[0].activation_bytes == 2 * (4 * 16 * 32 * 32)
+
+
+def test_activation_bytes_of_a_block_that_does_not_stride():
+    """What passes a layer unchanged, as the pooling of stride 1 does, is not written again."""
+
+    class OneBlock(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = SimpleNamespace(in_channels=8, image_size=(4, 6))
+            self.block = TransformerBlock(8, 8, grid=(4, 6), head_dim=4)
+
+        def forward(self, x):
+            return self.block(x)
+
+    row = cost(OneBlock())[0]
+    widths = {"norm": 8, "qkv": 24, "out": 8, "mlp_norm": 8, "expand": 32, "act": 32, "project": 8}
+    assert row.activation_bytes == 4 * 24 * sum(widths.values())
+    assert row.attention_bytes == 4 * 2 * 24**2
+
+
+def test_a_cost_cannot_be_changed_and_needs_no_attention():
+    row = Cost("S0", (1, 4, 8, 8), 1, 2, 3, 4)
+    assert row.attention_multiply_adds == 0
+    with pytest.raises(FrozenInstanceError):
+        row.parameters = 5
 
 
 def test_looking_leaves_the_model_as_it_was():

@@ -67,7 +67,8 @@ def of_shape(kind, count):
 
 def sized():
     """1 to 4 panels of every shape, each with as much around them as a figure may have."""
-    around = {"form": ["pre", "post", "none at all"], "τ": [1, 2, 3]}
+    forms = axis(["pre", "post", "none at all", "the last of them"], start="the last of them")
+    around = {"form": forms, "τ": [1, 2, 3]}
     caption = "Do this, then that, and watch how the two panels at the right differ from the left."
     return [
         explore(of_shape(kind, n), f"{n} of {kind}", caption=caption, k=[1, 2, 3], **around)

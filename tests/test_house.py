@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, and that the site is built without torch."""
+"""The rules of the house: who may import whom, and that figures are shown without torch."""
 
 import ast
 import subprocess
@@ -42,7 +42,7 @@ def test_the_figures_import_plots_alone():
 
 
 @pytest.mark.parametrize("module", ["coatnet_mini", "coatnet_mini.explore"])
-def test_the_site_needs_no_torch(module):
+def test_figures_on_a_page_need_no_torch(module):
     code = f"import sys, {module}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

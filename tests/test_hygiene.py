@@ -23,6 +23,15 @@ MACHINE = re.compile(r"/(?:home|root|Users|tmp|work)/|[A-Z]:\\\\|site-packages|i
 TIMING = re.compile(r"perf_counter|\btime\.time\(|timeit|^\s*%%?time\b|torch\.__version__", re.M)
 DIRECTIVE = re.compile(r"^\s*(?:```+|~~~+|:::+)\s*\{|\{[a-z-]+\}`", re.M)
 PLUMBING = re.compile(r"\b(?:plt|plots)\.|\b(?:explore|guess|you_are_here)\(")
+FORMULA = re.compile(r"\$\$(.*?)\$\$|\$([^$]+)\$", re.S)
+CLASHES = {  # in a formula, what book/notation.md calls by another letter
+    r"W[_^]\{?(?:\\text\{|\\mathrm\{)?[qkvQKV]\b": "U_q, U_k, U_v",
+    r"/\s*T\b|\\frac\{[^{}]*\}\{T\}": "\\tau, the temperature",
+    r"P_\{i[jk]\}": "another letter: P is the table of biases",
+    r"\bk\s*\\times\s*k\b|\bk\^2": "K, the side of a kernel",
+    r"\bs\s*(?:\\[,;]\s*)?(?:e\^|B\b|w_)": "\\beta, the strength of the bias",
+    r"\bc\s*(?:\\[,;]\s*)?x_i": "\\gamma, the strength of the content",
+}
 FENCE = re.compile(r"^(```+|~~~+).*?^\1\s*$", re.M | re.S)
 
 
@@ -150,6 +159,19 @@ def folding(notebook):
             yield f"cell {cell.id}: plots or a figure, but no tag folds it (hide-input)"
 
 
+def notation(notebook):
+    """In a chapter of the new form a letter means one thing, as far as its formulas tell."""
+    if not clock.printed(notebook):
+        return
+    for cell in notebook.cells:
+        text = FENCE.sub(" ", cell.source) if cell.cell_type == "markdown" else ""
+        for found in FORMULA.finditer(text):
+            formula = found[1] or found[2]
+            for clash, use in CLASHES.items():
+                if re.search(clash, formula):
+                    yield f"cell {cell.id}: ${formula.strip()}$: use {use}"
+
+
 def home(notebook, name):
     stamped = read_home(ROOT)
     cells = code_cells(notebook)
@@ -181,7 +203,7 @@ def faults(path: Path) -> list[str]:
     nbformat.validate(notebook)
     if path.read_text(encoding="utf-8") != nbformat.writes(notebook) + "\n":
         return ["not in the form in which `make chapters` writes it"]
-    rules = (metadata, execution, sources, folding, widths, pictures, prose)
+    rules = (metadata, execution, sources, folding, notation, widths, pictures, prose)
     return [fault for rule in rules for fault in rule(notebook)] + list(home(notebook, path.name))
 
 
@@ -242,6 +264,15 @@ def broken(where, key, value):
 
 
 TITLE, SETUP, SUM, PICTURE = range(4)
+
+
+def formula(text):
+    """Breaks the title's text by a formula, the line of minutes kept."""
+    return lambda notebook: notebook["cells"][TITLE].update(
+        source=notebook["cells"][TITLE]["source"] + f"\n\n${text}$"
+    )
+
+
 IGNORED = {"tags": ["nbval-ignore-output"]}
 ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": []}
 BROKEN = {
@@ -269,6 +300,14 @@ BROKEN = {
     "imports that no tag": broken(SUM, "source", "from math import (\n    sin,\n)\nimport json"),
     "plots or a figure, but": broken(SUM, "source", "x = 1\nplt.show()"),
     "a figure, but no tag folds": broken(SUM, "source", "guess('Why?', ['a', 'b'])"),
+    "use U_q": formula(r"q = x\,W_q"),
+    "use U_q, U_k": formula(r"W^{\mathrm{K}}"),
+    "use \\tau": formula(r"e^{s_j / T}"),
+    "use \\tau, the": formula(r"\frac{x_i \cdot x_j}{T}"),
+    "P is the table": formula(r"A_{ij} P_{ij}"),
+    "use K": formula(r"k \times k"),
+    "use \\beta": formula(r"w_{i-j} = s\,e^{-1}"),
+    "use \\gamma": formula(r"c\, x_i^\top x_j"),
     "line of 77": broken(SUM, "source", "x = " + "1" * 73),
     "line of 80": broken(SUM, "outputs", [printed("x" * 80 + "\n")]),
     "line of 90": broken(TITLE, "source", "# A title\n\n```python\n" + "x" * 90 + "\n```"),
@@ -299,6 +338,15 @@ def write(path, notebook):
     lines = split_lines(nbformat.from_dict(notebook))
     text = json.dumps(lines, ensure_ascii=False, indent=1, sort_keys=True)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def test_letters_of_the_notation_are_no_fault(tmp_path):
+    notebook, path = clean(), tmp_path / "01_clean.ipynb"
+    table = (ROOT / "book" / "notation.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\| (\$.*?\$) \|", table, re.M):
+        notebook["cells"][TITLE]["source"] += f"\n\n{row} and $f(Tx) = T f(x)$, $x_i / \\tau$"
+    write(path, notebook)
+    assert faults(path) == []
 
 
 def test_clean_notebook_has_no_fault(tmp_path):

@@ -197,6 +197,19 @@ def test_stochastic_depth_acts_in_training_only():
 # Layouts and other members ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "name, parameters",
+    [("cccc", 24_106_376), ("ccct", 25_200_344), ("cctt", 24_446_228), ("cttt", 24_250_640)],
+)
+def test_parameters_of_the_layouts(name, parameters):
+    """Depths are our choice, so that size and cost agree: a changed one is to be meant."""
+    assert count(on_meta(f"coatnet_{name}")) == parameters
+
+
+def test_models_are_listed_by_name():
+    assert list_models() == sorted(set(list_models())) and len(list_models()) > 10
+
+
 def test_the_five_layouts_have_similar_size_and_cost():
     from coatnet_mini.cost import cost
 

@@ -586,6 +586,12 @@ def identity(x):
     return x
 
 
+def zero_at_centre(x):
+    x = x.abs() + 1
+    x[0, 0, H // 2, W // 2] = 0
+    return x
+
+
 error = partial(probes.equivariance_error, identity)
 field = partial(probes.receptive_field, identity)
 
@@ -608,6 +614,10 @@ field = partial(probes.receptive_field, identity)
         (
             lambda x: probes.receptive_field(torch.sqrt, 0 * x),
             "gradient of the function is not fin",
+        ),
+        (
+            lambda x: probes.receptive_field(torch.sqrt, zero_at_centre(x)),
+            "gradient of the function is not fin",  # at one number of many
         ),
         (
             lambda x: probes.equivariance_error(lambda x: (x,), x, 1),

@@ -78,7 +78,7 @@ def test_a_training_step_reaches_every_parameter(config):
     model.train()(images).square().sum().backward()
     dropped = config.drop_path > 0
     for name, p in model.named_parameters():
-        assert (dropped or p.grad is not None), name
+        assert dropped or p.grad is not None, name
         assert p.grad is None or p.grad.isfinite().all(), name
 
 

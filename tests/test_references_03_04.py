@@ -86,9 +86,7 @@ def test_4_3_is_what_the_probe_measures():
 
         x = torch.randn(1, 1, 1, n, dtype=torch.float64)
         step = torch.tensor(strides).prod().item()
-        exact = [
-            s for s in range(n) if equivariance_error(f, x, s, stride=(1, step)) < 1e-12
-        ]
+        exact = [s for s in range(n) if equivariance_error(f, x, s, stride=(1, step)) < 1e-12]
         assert exact == shifts
 
 

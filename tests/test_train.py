@@ -21,8 +21,9 @@ from coatnet_mini.checkpoint import load, read_training
 from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
-from coatnet_mini.train.checkpoint import last_run, runs, step_of
+from coatnet_mini.train.checkpoint import last_run, read_state, runs, save_run, step_of
 from coatnet_mini.train.learner import Learner, seed_step
+from coatnet_mini.train.machine import LOCK, locked, signals
 from coatnet_mini.train.optimization import (
     learning_rate,
     make_ema,
@@ -31,6 +32,7 @@ from coatnet_mini.train.optimization import (
     parameter_groups,
 )
 from coatnet_mini.train.recipe import FREE, PRESETS, Recipe, differences, drop_path_of
+from coatnet_mini.train.run import all_finite
 from tests.image_files import damage, write_folder, write_parquet
 
 TINY = [
@@ -221,14 +223,15 @@ def wait_for_step(folder, step, process):
     pytest.fail(f"no step {step}; exit code {process.exitcode}")
 
 
-def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch, sent):
     flags = [*EVERYTHING, "--steps", "6"]
     whole = train(tmp_path / "whole", *flags)
     learn = Learner.learn
 
     def interrupted(self, batches, step):
         if step == 3:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(sent)
         return learn(self, batches, step)
 
     with monkeypatch.context() as patch:
@@ -237,6 +240,66 @@ def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch):
     assert steps_kept(tmp_path / "stopped") == [4]
     assert train(tmp_path / "stopped", *flags, "--resume") == whole
     assert same(network(tmp_path / "whole"), network(tmp_path / "stopped"))
+
+
+def test_asked_twice_it_stops_at_once(tmp_path, monkeypatch, capsys):
+    def interrupted(self, batches, step):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(Learner, "learn", interrupted)
+    train(tmp_path, "--steps", 2, code=130)
+    assert "stopped at once" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_ignored_stays_ignored(tmp_path):
+    """As by nohup, which lets a training go on when its terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals(pytest.fail):
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_only_finite_weights_are_kept(tmp_path, capsys):
+    flags = ["--lr", 1e30, "--warmup-steps", 0, "--clip-norm", 0, "--checkpoint-every", 1]
+    train(tmp_path, *flags, "--steps", 50, "--log-every", 50, code=1)
+    error = capsys.readouterr().err
+    kept = runs(tmp_path / "checkpoints")
+    assert "not all weights are finite at step" in error and error.count("\n") == 1
+    assert f"the last good checkpoint is {kept[-1]}" in error
+    assert all(all_finite(read_state(path)) for path in kept)
+    assert not (tmp_path / "network").exists()
+
+
+def test_a_folder_in_use_is_refused(tmp_path, capsys):
+    with locked(tmp_path):
+        train(tmp_path, "--steps", 1, code=1)
+    assert f"{tmp_path} is in use by process {os.getpid()} on" in capsys.readouterr().err
+    here = {"pid": os.getpid(), "started": 1.0, "host": socket.gethostname()}  # long gone
+    (tmp_path / LOCK).write_text(json.dumps({**here, "host": "elsewhere"}))
+    train(tmp_path, "--steps", 1, code=1)
+    assert "on elsewhere; if it is no more, delete" in capsys.readouterr().err
+    (tmp_path / LOCK).write_text("")
+    train(tmp_path, "--steps", 1, code=1)
+    assert "has just been taken by another run" in capsys.readouterr().err
+    (tmp_path / LOCK).write_text(json.dumps(here))
+    train(tmp_path, "--steps", 1)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path, capsys):
+    train(tmp_path / "run", "--steps", 1)
+    _, state = last_run(tmp_path / "run" / "checkpoints")
+    for n, harm in enumerate([{"model": 3}, {"recipe": []}, {"processes": []}, {"optimizer": {}}]):
+        folder = tmp_path / str(n)
+        save_run(folder / "checkpoints", 1, {**state, **harm})
+        train(folder, "--steps", 1, "--resume", code=1)
+        error = capsys.readouterr().err
+        assert "does not fit this run" in error and error.count("\n") == 1, error
 
 
 def steps_kept(folder) -> list[int]:
@@ -351,7 +414,7 @@ def test_errors_in_one_line(tmp_path, capsys):
         (["--init-from", tmp_path / "nowhere"], "is no folder, nor the name of a stored network"),
         (["--init-from", images], "cannot read"),
         (["--init-from", broken], "cannot read"),
-        (["--init-from", pico, "--options", "head=tanh"], "do not fit: head.hidden"),
+        (["--init-from", pico, "--options", "head=tanh"], "do not fit: head."),
         (["--init-from", pico, "--channels", 3], "stages.S0.0.weight is (8, 1, 3, 3) there"),
         (["--model", "coatnet_9"], "unknown model 'coatnet_9'; choose from"),
         (["--options", "head=tan"], "head is 'tan'; choose from linear, tanh"),
@@ -366,13 +429,20 @@ def test_errors_in_one_line(tmp_path, capsys):
         (["--streaming"], "streaming is for folders and the hub; digits is made here"),
         (["--train-images", 5000], "train_images is 5000; digits has 1198"),
         (["--lr", 1e30, "--steps", 8, "--warmup-steps", 0, "--clip-norm", 0], "the loss is"),
+        (["--epochs", 1e300], "epochs is 1e+300; it must be above 0 and at most 1,000,000"),
+        (["--lr", "nan"], "lr is nan; it must be above 0"),
+        (["--lr", "inf"], "lr is inf; it must be above 0"),
+        (["--crop-ratio", 0.0001], "it must be at least 0.1 and at most 1"),
+        (["--image-size", 100_000], "it must be at least 1 and at most 8,192"),
+        (["--batch-size", 100_000], "batch_size is 100000, of 96 training images"),
+        (["--output", "{foo}"], "output is '{foo}'; only {preset} is filled in"),
+        (["--output", "{"], "output is '{'; only {preset} is filled in"),
+        (["--output", "~nosuchuser/x"], "output is '~nosuchuser/x': "),
         (["--output", blocked], "File exists"),
     ]  # fmt: skip
     for flags, message in cases:
         capsys.readouterr()
-        train(tmp_path / "new", "--steps", 2, *flags, code=1) if "--output" not in flags else (
-            fail_on(blocked)
-        )
+        train(tmp_path / "new", "--steps", 2, *flags, code=1)
         error = capsys.readouterr().err
         assert message in error, (message, error)
         assert error.startswith("error: ") and error.count("\n") == 1, error
@@ -381,10 +451,6 @@ def test_errors_in_one_line(tmp_path, capsys):
     assert blocked.read_text() == "kept"
     assert main(["imagenet22k"]) == 1
     assert "unknown preset 'imagenet22k'; choose from digits" in capsys.readouterr().err
-
-
-def fail_on(output):
-    assert main([*TINY, "--output", str(output)]) == 1
 
 
 def test_help_lists_every_field(capsys):

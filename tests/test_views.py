@@ -48,6 +48,8 @@ def test_whole_numbers_and_bytes_are_exact():
     table = tabulate("image", np.arange(256.0).reshape(1, 16, 16), 2)
     assert table.codes.dtype == np.uint8
     assert np.array_equal(decoded(table, (1,))[0], np.arange(256.0))
+    one_more = tabulate("image", np.arange(257.0)[None], 1)  # too many for a byte: rounded
+    assert one_more.codes.dtype == np.uint8 and one_more.mantissa / 10**one_more.decimals > 1
 
 
 def test_large_pictures_take_one_byte_small_ones_two():

@@ -356,6 +356,11 @@ def test_bad_input_is_one_clear_line(call, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_configuration_is_for_imagenet_unless_told():
+    config = ViTConfig(width=64)
+    assert (config.num_classes, config.in_channels) == (1000, 3)
+
+
 def test_another_width_is_not_resized_away():
     with pytest.raises(RuntimeError, match="size mismatch for embedding"):
         tiny().load_state_dict(tiny(width=8).state_dict())

@@ -68,9 +68,7 @@ def test_convolution_matrix_is_conv2d(padding, stride, dilation, k_h, k_w):
     mode = "circular" if padding == "circular" else "constant"
     padded = F.pad(x, (columns, columns, rows, rows), mode=mode)
     y = F.conv2d(padded, weight[None, None], stride=stride, dilation=dilation)
-    matrix = convolution_matrix(
-        weight, (H, W), padding=padding, stride=stride, dilation=dilation
-    )
+    matrix = convolution_matrix(weight, (H, W), padding=padding, stride=stride, dilation=dilation)
     torch.testing.assert_close(weighted_sum(matrix, x.flatten(2).mT), y.flatten(2).mT)
 
 
@@ -174,6 +172,14 @@ def test_inspectors_take_matrices_of_a_gpu():
     W = convolution_matrix(torch.randn(3, 3), (4, 5)).cuda()
     assert is_toeplitz(W, (4, 5))
     assert reach(W, (4, 5)) == 1
+
+
+@pytest.mark.parametrize("i, j", [(1, 4), (4, 1)])
+def test_reach_looks_to_both_sides(i, j):
+    W = torch.zeros(6, 6)
+    W[i, j] = -1.0
+    assert reach(W) == 3
+    assert reach(W, (2, 3)) == 1  # a row apart, and no column
 
 
 def test_reach_counts_rows_or_columns():

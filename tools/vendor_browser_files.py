@@ -102,8 +102,9 @@ def vendor(name: str, package: dict, root: Path) -> None:
 
 def problems(root: Path) -> list[str]:
     """One line for each difference between ``root`` and its manifests or the pins above."""
-    found = [f"{p.name}: not vendored by this script" for p in root.iterdir()
-             if p.name not in PACKAGES]
+    found = [
+        f"{p.name}: not vendored by this script" for p in root.iterdir() if p.name not in PACKAGES
+    ]
     for name, package in PACKAGES.items():
         path = root / name / "MANIFEST.json"
         if not path.is_file():
@@ -116,8 +117,9 @@ def problems(root: Path) -> list[str]:
         old, new = written["files"], actual["files"]
         found += [f"{name}: {p} is missing" for p in sorted(old.keys() - new.keys())]
         found += [f"{name}: {p} is not in the manifest" for p in sorted(new.keys() - old.keys())]
-        found += [f"{name}: {p} was changed" for p in sorted(old.keys() & new.keys())
-                  if old[p] != new[p]]
+        found += [
+            f"{name}: {p} was changed" for p in sorted(old.keys() & new.keys()) if old[p] != new[p]
+        ]
     return found
 
 

@@ -1,29 +1,73 @@
-"""Training on a CPU: the same results from fewer and smaller tensors.
+"""Training on a CPU: the same values and gradients from fewer and smaller tensors.
 
 A CPU spends a good part of a training step on moving activations and on asking the system for
-memory. The three forms here give the values and gradients of the plain ones beside them. They are
-used in eager float32 and float64 training on a CPU; a compiler, or a GPU, gets the plain forms.
+memory. `lean` swaps parts of a network for others that move and ask for less.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from coatnet_mini.attention import MultiHeadAttention
+from coatnet_mini.blocks import MBConv, SqueezeExcitation, check_grid
 
 LARGE = 1 << 22  # elements from which `BatchNormGELU` gains; below, its many small steps cost more
 CHUNK = 1 << 19  # elements at a time, so that what its backward pass reuses stays in cache
 
 
+def lean(model: nn.Module) -> nn.Module:
+    """`model` itself, its parts swapped for lean ones with the same outputs and gradients.
+
+    Only classes change: parameters and buffers stay, with their names, so that state dicts,
+    optimizers and averages of the weights are those of the plain network. The lean parts differ in
+    eager float32 and float64 training on a CPU; anywhere else they compute as the plain ones do.
+    """
+    for module in model.modules():
+        module.__class__ = LEAN.get(type(module), type(module))
+    return model
+
+
 def is_lean(x: Tensor) -> bool:
-    """Whether the forms of this module apply to x."""
-    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return eager and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    """Whether the lean parts have a way of their own with x."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+        return False
+    plain = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    return torch.is_grad_enabled() and not plain
+
+
+class LeanMBConv(MBConv):
+    """`MBConv` that writes and keeps fewer of its wide tensors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_lean(x):
+            return super().forward(x)
+        check_grid(x, self.stride)
+        y = self.expand(self.norm(x))
+        y = self.depthwise(norm_gelu(self.expand_norm, self.act, y))
+        y = norm_gelu(self.depthwise_norm, self.act, y)
+        y = gated_projection(self.se, self.project, y)
+        return self.shortcut(x) + self.drop_path(y)
+
+
+class LeanAttention(MultiHeadAttention):
+    """`MultiHeadAttention` that writes the scores of its pairs once.
+
+    PyTorch's fused kernel on a CPU has no gradient for the bias; what it falls back to is slower.
+    """
+
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        learns = self.form == "pre" and self.relative_bias_table.requires_grad
+        if not (learns and is_lean(x)):
+            return super().forward(x, grid)
+        q, k, v = self.heads_of(x)  # each (B, heads, N, d)
+        y = biased_attention(q, k, v, self.bias(grid), self.head_dim**-0.5)
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 def norm_gelu(norm: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
-    """act(norm(x)); lean for a BatchNorm in training followed by GELU. x (B, D, H, W)."""
-    lean = is_lean(x) and x.numel() >= LARGE and x.dtype == norm.weight.dtype
-    if not (lean and type(norm) is nn.BatchNorm2d and norm.training and norm.momentum):
+    """act(norm(x)); in one step for a large x, a BatchNorm in training and GELU. x (B, D, H, W)."""
+    batch_norm = type(norm) is nn.BatchNorm2d and norm.training and norm.momentum
+    if not batch_norm or x.numel() < LARGE:
         return act(norm(x))
     norm.num_batches_tracked.add_(1)
     statistics = (norm.running_mean, norm.running_var, norm.momentum, norm.eps)
@@ -75,26 +119,22 @@ class BatchNormGELU(torch.autograd.Function):
 
 
 def gated_projection(se: nn.Module, project: nn.Conv2d, x: Tensor) -> Tensor:
-    """project(se(x)); lean by scaling the projection's columns instead of its wide input."""
-    if not is_lean(x) or not hasattr(se, "gates"):
+    """project(se(x)), with the gates on the columns of the projection and not on its wide input."""
+    if not isinstance(se, SqueezeExcitation):
         return project(se(x))
     weight = project.weight.flatten(1) * se.gates(x)[:, None]  # (B, D_out, D)
     tokens = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N, D)
-    y = torch.baddbmm(project.bias, tokens, weight.transpose(1, 2))
+    y = torch.baddbmm(project.bias, tokens, weight.transpose(1, 2))  # (B, N, D_out)
     return y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """softmax(scale·q kᵀ + bias) v; q, k, v (B, heads, N, d), bias (heads, N, N) or (.., N, M).
-
-    PyTorch's fused kernel on a CPU has no gradient for the bias; what it falls back to is slower
-    than these three products.
-    """
-    if not (is_lean(q) and bias.requires_grad and q.dtype == bias.dtype):
-        # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None], scale=scale)
+    """softmax(scale·q kᵀ + bias) v; q, k, v (B, heads, N, d), bias (heads, N, N)."""
     batch = q.shape[:2]
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     biases = bias.expand(*batch, -1, -1).flatten(0, 1)
     weights = torch.baddbmm(biases, q, k.transpose(1, 2), alpha=scale).softmax(-1)
     return (weights @ v).unflatten(0, batch)
+
+
+LEAN = {MBConv: LeanMBConv, MultiHeadAttention: LeanAttention}

@@ -263,9 +263,7 @@ EXERCISES = [
                 "a kernel of k taps reaches (k − 1)/2 to either side, not k.",
                 lambda width, kernels, dilations, shift: max(
                     0,
-                    width
-                    - shift
-                    - 2 * sum(d * k for k, d in zip(kernels, dilations, strict=True)),
+                    width - shift - 2 * sum(d * k for k, d in zip(kernels, dilations, strict=True)),
                 ),
             ),
         ],

@@ -135,10 +135,14 @@ EXERCISES = [
             Mistake(
                 "only the offsets up to half the grid are in your sum. The farthest pair is "
                 "height − 1 rows apart: the whole window counts.",
-                lambda table, height, width: 1
-                + table[height // 2 : -(height // 2) or None, width // 2 : -(width // 2) or None]
-                .sum()
-                .expand(height * width),
+                lambda table, height, width: (
+                    1
+                    + table[
+                        height // 2 : -(height // 2) or None, width // 2 : -(width // 2) or None
+                    ]
+                    .sum()
+                    .expand(height * width)
+                ),
             ),
         ],
     ),
@@ -196,8 +200,9 @@ EXERCISES = [
             Mistake(
                 "that bound is safe, but not the largest: it takes both extremes of the scores at "
                 "once. Measure the weights themselves.",
-                lambda x, height, width, sigma: torch.log(torch.tensor(1.01, dtype=torch.float64))
-                / (2 * (x @ x.T).abs().max()),
+                lambda x, height, width, sigma: (
+                    torch.log(torch.tensor(1.01, dtype=torch.float64)) / (2 * (x @ x.T).abs().max())
+                ),
             ),
         ],
         tolerance=1e-7,

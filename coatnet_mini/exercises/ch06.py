@@ -136,9 +136,9 @@ EXERCISES = [
                 "the flat numbers are subtracted, so the end of one row of the grid touches the "
                 "next: subtract rows and columns separately.",
                 lambda height, width: (
-                    torch.arange(height * width)[:, None] - torch.arange(height * width)
-                )
-                % (height * width),
+                    (torch.arange(height * width)[:, None] - torch.arange(height * width))
+                    % (height * width)
+                ),
             ),
         ],
     ),
@@ -167,8 +167,10 @@ EXERCISES = [
             Mistake(
                 "one too few everywhere: the offset 0 occurs n times on a line of n, the offset δ "
                 "n − |δ| times.",
-                lambda height, width: (height - 1 - torch.arange(1 - height, height).abs())[:, None]
-                * (width - 1 - torch.arange(1 - width, width).abs()),
+                lambda height, width: (
+                    (height - 1 - torch.arange(1 - height, height).abs())[:, None]
+                    * (width - 1 - torch.arange(1 - width, width).abs())
+                ),
             ),
         ],
     ),
@@ -180,9 +182,9 @@ EXERCISES = [
             Mistake(
                 "heads and cells are mixed up: a reshape deals the numbers in storage order. "
                 "Transpose first.",
-                lambda flat, height, width: flat.reshape(
-                    -1, 2 * height - 1, 2 * width - 1
-                ).flip(-2, -1),
+                lambda flat, height, width: flat.reshape(-1, 2 * height - 1, 2 * width - 1).flip(
+                    -2, -1
+                ),
             ),
             Mistake(
                 "the tables are still read at key − query: turn both axes round.",

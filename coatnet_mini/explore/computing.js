@@ -14,16 +14,59 @@ function unpack(given, buffer) {
   return Object.assign(new Float32Array(buffer, given.table.offset, size), { shape: given.shape });
 }
 
+const HERE = globalThis.document?.currentScript?.src; // networks lie beside the page's script
+
+function fromBase64(text) {
+  return Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+}
+
+// The file `name`.js of a stored network. A script is all that a page on disk may load.
+function fileOf(name) {
+  return new Promise((done, failed) => {
+    const script = Object.assign(document.createElement("script"), { src: new URL(`${name}.js`, HERE) });
+    script.addEventListener("load", () => done(globalThis.coatnetNetworks[name]));
+    script.addEventListener("error", () => failed(new Error(`no ${name}.js`)));
+    document.head.append(script);
+  });
+}
+
+// A stored network, { config, weights }, once for all figures: out of its file or, in a notebook,
+// out of the widget.
+const networks = {};
+function networkOf(name, given) {
+  const bytes = ({ buffer, byteOffset, byteLength }) => new Uint8Array(buffer, byteOffset, byteLength);
+  return networks[name] ??= (async () => {
+    const { config, safetensors } = given?.safetensors ? given : await fileOf(name);
+    const file = typeof safetensors === "string" ? fromBase64(safetensors) : bytes(safetensors);
+    return { config, weights: operators.readSafetensors(file) };
+  })();
+}
+
+// Calls f once: when the element nears the view, or is touched or focused.
+function whenNear(element, f) {
+  const events = ["pointerdown", "focusin"];
+  const now = () => {
+    observer.disconnect();
+    events.forEach((event) => element.removeEventListener(event, now));
+    f();
+  };
+  const near = (entries) => { if (entries.some((entry) => entry.isIntersecting)) now(); };
+  const observer = new IntersectionObserver(near, { rootMargin: "200px" });
+  observer.observe(element);
+  events.forEach((event) => element.addEventListener(event, now));
+}
+
 function computing(spec, model, buffer) {
   const { name, keys, numbers, given, edits, shown } = spec.twin;
   const constants = Object.fromEntries(Object.entries(given).map(([key, value]) => [key, unpack(value, buffer)]));
-  let made, from;
+  const waits = Boolean(spec.twin.network); // until then the figure shows its start
+  let made, from, network = null;
 
   // What the twin makes of the state and the edits, once for all views of a frame.
   function results(state) {
     const edited = model.get("edits") ?? {};
     if (made && from[0] === edited && from[1].join() === state.join()) return made;
-    const options = { ...constants, ...edited };
+    const options = { ...constants, ...edited, network };
     spec.axes.forEach((axis, k) => {
       options[axis.name] = numbers[k] ? numbers[k][state[k]] : state[k];
     });
@@ -44,63 +87,119 @@ function computing(spec, model, buffer) {
     perFrame,
     edited: () => Object.keys(model.get("edits") ?? {}).map((what) => edits[what].label),
     reset: () => model.set("edits", {}),
-    at(view, index) {
+    // Loads the network when it is wanted; then, or if there is none, calls back.
+    start(element, done) {
+      if (!waits) return;
+      whenNear(element, () => networkOf(spec.twin.network, model.get("network")).then(
+        (stored) => { network = stored; done(); },
+        () => done("The file of the network is not there, so this figure only shows its start."),
+      ));
+    },
+    at(view, index, atStart) {
       return (state) => {
+        if (waits && !network) return atStart(state);
         const values = results(state)[keys[index]]();
         const [low, high] = view.clip ?? [-Infinity, Infinity];
         return Float64Array.from(typeof values === "number" ? [values] : values, (v) => Math.min(Math.max(v, low), high));
       };
     },
     // The tool of the view that shows an edit, or nothing.
-    tool(view) {
+    tool(view, parent) {
       const what = Object.keys(shown).find((key) => shown[key] === view.name);
       if (!what) return null;
+      const { choices, ...edit } = edits[what];
+      if (choices) edit.choices = Object.fromEntries(Object.entries(choices).map(([key, v]) => [key, unpack(v, buffer)]));
       const tools = { paint: brush, drag: handle };
-      return tools[edits[what].kind](edits[what], view, (change) => set(what, change));
+      return tools[edit.kind](edit, view, (change) => set(what, change), parent);
     },
   };
 }
 
 // A pen for pixels: two colours, chosen below the picture; strokes join up.
-function brush({ pen, low, high, pens, label }, { shape: [, columns] }, set) {
+function brush({ pen, low, high, pens, label, choices }, { shape: [, columns] }, set, parent) {
   const values = [low, high];
   let chosen = 1, last = null;
-  const paint = (row, column, ink) => {
+  const stroke = (row, column) => {
     const [fromRow, fromColumn] = last ?? [row, column];
     last = [row, column];
     set((array) => array.forEach((v, k) => {
       const [y, x] = [Math.floor(k / columns) + 0.5, (k % columns) + 0.5];
-      if (fromSegment(y, x, fromRow, fromColumn, row, column) <= pen) array[k] = ink;
+      if (fromSegment(y, x, fromRow, fromColumn, row, column) <= pen) array[k] = values[chosen];
     }));
   };
+  choosePen(parent, pens, label, chosen, (k) => { chosen = k; });
+  if (choices) starts(parent, { choices, low, label, columns }, set);
   return {
-    hint: `space paints with the pen ${pens.join(" or ")}`,
+    hint: `space paints with the pen, ${pens.join(" or ")}`,
     start: () => { last = null; },
-    move: ({ down, across, rows }) => paint(down * rows, across * columns, values[chosen]),
+    move: ({ down, across, rows }) => stroke(down * rows, across * columns),
     key(event, [row, column]) {
       if (event.key !== " " && event.key !== "Enter") return false;
       last = null;
-      paint(row + 0.5, column + 0.5, values[chosen]);
+      stroke(row + 0.5, column + 0.5);
       return true;
     },
-    controls(parent) {
-      const box = document.createElement("fieldset");
-      box.className = "cm-pens";
-      const name = `cm-pen-${Math.random().toString(36).slice(2)}`;
-      box.innerHTML = "<legend></legend>";
-      box.firstChild.textContent = "pen";
-      box.setAttribute("aria-label", `pen for ${label}`);
-      pens.forEach((text, k) => {
-        const input = Object.assign(document.createElement("input"), { type: "radio", name, checked: k === chosen });
-        input.setAttribute("data-lm-suppress-shortcuts", "true");
-        input.addEventListener("change", () => { chosen = k; });
-        const tag = document.createElement("label");
-        tag.append(input, text);
-        box.append(tag);
-      });
-      parent.append(box);
-    },
   };
+}
+
+function choosePen(parent, pens, label, chosen, choose) {
+  const box = group(parent, "pen", `pen for ${label}`);
+  const name = `cm-pen-${Math.random().toString(36).slice(2)}`;
+  pens.forEach((text, k) => {
+    const input = Object.assign(document.createElement("input"), { type: "radio", name, checked: k === chosen });
+    input.setAttribute("data-lm-suppress-shortcuts", "true");
+    input.addEventListener("change", () => choose(k));
+    const tag = document.createElement("label");
+    tag.append(input, text);
+    box.append(tag);
+  });
+}
+
+function group(parent, text, label) {
+  const box = Object.assign(document.createElement("fieldset"), { className: "cm-pens" });
+  box.append(Object.assign(document.createElement("legend"), { textContent: text }));
+  box.setAttribute("aria-label", label);
+  parent.append(box);
+  return box;
+}
+
+function button(parent, text, label, f) {
+  const made = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+  made.setAttribute("aria-label", label);
+  made.addEventListener("click", f);
+  parent.append(made);
+}
+
+// Buttons that start from another picture, and clear, turn or move the one that is there.
+function starts(parent, { choices, low, label, columns }, set) {
+  let whole = null, moved = [0, 0, 0], made = null; // the picture before it was turned and moved
+  const place = (angle, down, across) => set((array) => {
+    if (!made || array.some((v, k) => v !== made[k])) [whole, moved] = [array.slice(), [0, 0, 0]];
+    moved = [moved[0] + angle, moved[1] + down, moved[2] + across];
+    turned(whole, columns, low, ...moved).forEach((v, k) => { array[k] = v; });
+    made = array.slice();
+  });
+  const from = group(parent, "start from", `start ${label} from`);
+  for (const [name, picture] of Object.entries(choices)) {
+    button(from, name, `start from ${name}`, () => set((array) => array.set(picture)));
+  }
+  button(from, "clear", `clear ${label}`, () => set((array) => array.fill(low)));
+  const move = group(parent, "move", `move ${label}`);
+  button(move, "↺", "turn to the left", () => place(-10, 0, 0));
+  button(move, "↻", "turn to the right", () => place(10, 0, 0));
+  [["←", "left", 0, -1], ["→", "right", 0, 1], ["↑", "up", -1, 0], ["↓", "down", 1, 0]].forEach(
+    ([text, where, down, across]) => button(move, text, `move ${where}`, () => place(0, down, across)));
+}
+
+// A picture turned by degrees about its middle and then moved; the nearest pixel of the old one.
+function turned(picture, columns, low, angle, down, across) {
+  const rows = picture.length / columns;
+  const [sin, cos] = [Math.sin((angle * Math.PI) / 180), Math.cos((angle * Math.PI) / 180)];
+  return picture.map((_, k) => {
+    const y = Math.floor(k / columns) - down - (rows - 1) / 2, x = (k % columns) - across - (columns - 1) / 2;
+    const row = Math.round(cos * y - sin * x + (rows - 1) / 2), column = Math.round(sin * y + cos * x + (columns - 1) / 2);
+    return row >= 0 && row < rows && column >= 0 && column < columns ? picture[row * columns + column] : low;
+  });
 }
 
 // The distance of (y, x) from a stroke, in pixels.
@@ -126,7 +225,6 @@ function handle({ low, high }, view, set) {
       if (step) set((array) => { array[column] = clamp(array[column] + (step * (high - low)) / 20); });
       return Boolean(step);
     },
-    controls() {},
   };
 }
 

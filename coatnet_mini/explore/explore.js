@@ -131,7 +131,11 @@ function choice(axis, parent, change) {
     make("span", "", label, option);
     return input;
   });
-  return (index) => { inputs[index].checked = true; };
+  return (index) => {
+    inputs[index].checked = true;
+    const chosen = inputs[index].parentElement; // on a phone the options are one line that scrolls
+    box.scrollLeft = chosen.offsetLeft - box.offsetLeft - (box.clientWidth - chosen.offsetWidth) / 2;
+  };
 }
 
 // No control: says where the position is, and how it is moved.
@@ -260,12 +264,13 @@ function grid(view, figure, numbers) {
   Object.assign(canvas, { width: columns, height: rows });
   const svg = draw("svg", { viewBox: `0 0 ${columns} ${rows}`, preserveAspectRatio: "none" }, stage);
   const hatch = view.hatched && hatching(svg, rows, columns);
-  const written = view.kind === "heat" && rows * columns <= WRITTEN ? make("div", "cm-cells", stage) : null;
+  const written = view.kind === "heat" && !view.over && rows * columns <= WRITTEN ? make("div", "cm-cells", stage) : null;
   if (written) {
     written.style.gridTemplate = `repeat(${rows}, minmax(0, 1fr)) / repeat(${columns}, minmax(0, 1fr))`;
     written.classList.toggle("cm-many", columns > 5);
     for (let k = 0; k < rows * columns; k++) make("span", "", written);
   }
+  const over = view.over && make("canvas", "cm-over", stage);
   const scale = scaleOf(view, frame.box);
   let hidden = null;
   return {
@@ -419,7 +424,6 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
   stage.tabIndex = 0;
   stage.setAttribute("role", "img");
   if (mark || tool) stage.classList.add("cm-clickable");
-  tool?.controls(figure);
 
   const markAt = () => ({
     cell: [Math.floor(marked / columns), marked % columns], row: [marked, 0], column: [0, marked],
@@ -501,6 +505,13 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
   };
 }
 
+// Lays one view's picture, which is drawn, over another view's map.
+function layOver(map, picture) {
+  const from = picture.querySelector("canvas"), to = map.querySelector(".cm-over");
+  Object.assign(to, { width: from.width, height: from.height });
+  to.getContext("2d").drawImage(from, 0, 0);
+}
+
 // A frame for each view: maps in one row, charts beside or below them, then a row of numbers.
 function arrange(list, parent) {
   const roles = list.map(({ kind }) => ({ heat: "map", image: "map", scalar: "number" })[kind] ?? "chart");
@@ -544,6 +555,8 @@ async function render({ model, el }) {
   reset.type = "button";
   if (spec.caption) make("p", "cm-caption", root, spec.caption);
   const controls = make("div", "cm-controls", root);
+  if (spec.twin) root.dataset.twin = spec.twin.name;
+  const tools = spec.twin && make("div", "cm-tools", root);
   const views = make("div", "cm-views", root);
   const frames = arrange(spec.views, views);
   const live = make("div", "cm-live", root);
@@ -559,9 +572,9 @@ async function render({ model, el }) {
     (axis.point ? pointed : axis.slider ? slider : choice)(axis, controls, (index) => change(k, index)));
   const computed = spec.twin && computing(spec, model, buffer); // computing.js
   const numbersOf = (view, k) =>
-    (computed ? { ...reader(view, buffer), at: computed.at(view, k) } : reader(view, buffer));
+    (computed ? { ...reader(view, buffer), at: computed.at(view, k, reader(view, buffer).at) } : reader(view, buffer));
   const drawers = spec.views.map((view, k) => figureOf(view, spec.axes, frames[k], numbersOf(view, k), change,
-    (text) => { live.textContent = text; }, computed?.tool(view)));
+    (text) => { live.textContent = text; }, computed?.tool(view, tools)));
   let theme;
   const update = () => {
     const state = model.get("state");
@@ -570,6 +583,7 @@ async function render({ model, el }) {
     root.dataset.state = state.join(" ");
     setters.forEach((set, k) => set(state[k]));
     drawers.forEach((drawer) => drawer(state, words, theme));
+    spec.views.forEach((view, k) => view.over && layOver(frames[k], frames[spec.views.findIndex((v) => v.name === view.over)]));
   };
   const look = () => {
     if (themeOf(root) === theme) return;
@@ -579,8 +593,10 @@ async function render({ model, el }) {
   let width;
   const size = new ResizeObserver(() => { // also when a hidden figure is shown
     look();
-    if (root.offsetWidth !== width) fit(root);
+    if (root.offsetWidth === width) return;
     width = root.offsetWidth;
+    fit(root);
+    update(); // what was chosen is scrolled to
   });
   root.addEventListener("transitionend", (event) => { // of its colour, which takes a millisecond
     if (event.target === root && event.propertyName === "color") look();
@@ -592,6 +608,11 @@ async function render({ model, el }) {
   el.replaceChildren(root);
   look();
   size.observe(root);
+  computed?.start(root, (missing) => {
+    if (missing) make("p", "cm-missing", root, missing);
+    else update();
+    root.dataset.network = missing ? "missing" : "ready";
+  });
   root.dataset.ready = "true";
   return () => { model.off("change:state", changed); model.off("change:edits", changed); size.disconnect(); };
 }

@@ -81,7 +81,7 @@ def view_spec(figure: Explorable, name: str, packed: Packed) -> dict:
     for key in ("labels", "series", "x", "y", "clip"):
         if getattr(view, key) is not None:
             spec[key] = list(getattr(view, key))
-    for key in ("xname", "yname", "ink"):
+    for key in ("xname", "yname", "ink", "over"):
         if getattr(view, key):
             spec[key] = getattr(view, key)
     if figure.signed[name]:

@@ -8,6 +8,8 @@ chapter's figure on another page:
     ```{explorable} ../chapters/01_weighted_sums.ipynb
     :cell: ch01-explore
     ```
+
+or one that is stored by itself, as JSON: `{explorable} live_network.json`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.fileutil import copy_asset
 
 from coatnet_mini.explore import MIME
+from coatnet_mini.explore.live import network_script
 from coatnet_mini.explore.scripts import constant, module
 
 HERE = Path(__file__).parent
@@ -69,17 +72,23 @@ class ExplorableDirective(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         relative, path = self.env.relfn2path(self.arguments[0])
         self.env.note_dependency(relative)
-        cell_id = self.options.get("cell")
-        notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            for output in cell.get("outputs", []):
-                data = output.get("data", {})
-                if cell_id in (None, cell["id"]) and MIME in data:
-                    still = f"data:image/png;base64,{''.join(data['image/png']).strip()}"
-                    words = html.escape("".join(data["text/plain"]), quote=True)
-                    picture = nodes.raw("", f'<img src="{still}" alt="{words}">', format="html")
-                    return figure("".join(data[MIME]), still=[picture])
-        raise self.error(f"{self.arguments[0]} has no explorable figure in cell {cell_id!r}")
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        for data in outputs_of(stored, self.options.get("cell")):
+            if MIME in data:
+                still = f"data:image/png;base64,{''.join(data['image/png']).strip()}"
+                words = html.escape("".join(data["text/plain"]), quote=True)
+                picture = nodes.raw("", f'<img src="{still}" alt="{words}">', format="html")
+                return figure("".join(data[MIME]), still=[picture])
+        cell = self.options.get("cell")
+        raise self.error(f"{self.arguments[0]} has no explorable figure in cell {cell!r}")
+
+
+def outputs_of(stored: dict, cell_id: str | None) -> list[dict]:
+    """The outputs' data of a notebook, or of one of its cells; or the one that a file is."""
+    if "cells" not in stored:
+        return [stored]
+    cells = [c for c in stored["cells"] if cell_id in (None, c["id"])]
+    return [output.get("data", {}) for c in cells for output in c.get("outputs", [])]
 
 
 def figure(spec: str, still: list[nodes.Node]) -> list[nodes.Element]:
@@ -105,6 +114,7 @@ def write_assets(app: Sphinx, error: Exception | None) -> None:
     static = Path(app.outdir) / "_static"
     static.mkdir(exist_ok=True)
     (static / SCRIPT).write_text(classic_script(), encoding="utf-8")
+    (static / "digits.js").write_text(network_script("digits"), encoding="utf-8")
     copy_asset(str(HERE / STYLE), str(static))
 
 

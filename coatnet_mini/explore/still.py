@@ -59,6 +59,8 @@ def draw(ax, view, figure, name: str) -> None:
         signed = figure.signed[name]
         drawn = plots.heatmap(ax, numbers, limits=(low, high), signed=signed)
         ax.figure.colorbar(drawn, ax=ax, shrink=0.7)
+        if view.over:
+            lay_over(ax, figure.numbers(view.over), drawn.get_extent())
         number_positions(ax.xaxis, view.x)
         number_positions(ax.yaxis, view.y)
     elif view.kind == "bars":
@@ -74,6 +76,13 @@ def draw(ax, view, figure, name: str) -> None:
     if view.labels:
         ax.set_xticks(range(len(view.labels)), view.labels)
     ax.set(xlabel=view.xname or "", ylabel=view.yname or "")
+
+
+def lay_over(ax, ink: np.ndarray, extent) -> None:
+    """A picture in ink, thinly, over the map that is already there."""
+    shade = np.zeros((*ink.shape, 4))
+    shade[..., 3] = 0.5 * ink / max(ink.max(), 1e-9)
+    ax.imshow(shade, extent=extent)
 
 
 def curves(ax, view, numbers: np.ndarray) -> None:

@@ -39,7 +39,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,16 @@ class Edit:
     high: float
     pen: float = 0.0
     pens: tuple[str, str] = ("", "")
+    choices: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A stored network that the twin runs: its name, its configuration and its safetensors file."""
+
+    name: str
+    config: Mapping[str, Any]
+    weights: bytes
 
 
 def paint(
@@ -76,6 +86,7 @@ def paint(
     low: float = 0.0,
     high: float = 1.0,
     pens: tuple[str, str] = ("black", "white"),
+    choices: Mapping[str, Any] | None = None,
 ) -> Edit:
     """A picture (H, W) whose pixels the reader paints: `explore(f, ..., noisy=paint(noisy))`.
 
@@ -86,13 +97,19 @@ def paint(
         label: what it is called, by default the name of the argument.
         pen: radius of the pen, in pixels.
         low, high: what its two pens leave; `pens` says what they are called.
+        choices: other pictures of the same shape, by name, from which the reader may start; they
+            come with buttons that clear, turn and move the picture.
     """
     values = make_array(array)
     if values.ndim != 2:
         raise ValueError(f"a picture to paint on is (H, W), got shape {values.shape}")
     if not pen > 0:
         raise ValueError(f"pen is {pen}; a radius is above 0")
-    return Edit("paint", array, label, float(low), float(high), float(pen), tuple(map(str, pens)))
+    for name, other in (choices or {}).items():
+        if make_array(other).shape != values.shape:
+            raise ValueError(f'choice "{name}" is {make_array(other).shape}, not {values.shape}')
+    ends = float(low), float(high)
+    return Edit("paint", array, label, *ends, float(pen), tuple(map(str, pens)), choices)
 
 
 def drag(array, low: float, high: float, label: str | None = None) -> Edit:
@@ -116,12 +133,16 @@ class Computed(Explorable):
         [*(constant(name) for name in ("operators", "twins", "computing")), module("explore")]
     )
     edits = traitlets.Dict().tag(sync=True)  # name: array, where the reader has changed one
+    network = traitlets.Dict().tag(sync=True)  # for a notebook; a page loads the network's file
 
-    def __init__(self, function, twin, keys, constants, edited, *form):
+    def __init__(self, function, twin, keys, constants, edited, network, *form):
+        self.stored: Network | None = network
         self.function, self.twin, self.twin_keys = function, twin, keys
         self.constants: Mapping[str, Any] = constants
         self.edited: dict[str, Edit] = edited
         super().__init__(*form)
+        if network:
+            self.network = {"config": network.config, "safetensors": network.weights}
 
     def numbers(self, name: str, /, **options: Any) -> np.ndarray:
         """The numbers of view `name`, computed by the Python function.
@@ -138,16 +159,25 @@ class Computed(Explorable):
     def more_spec(self, packed: Packed) -> dict:
         """The twin's name, the key of each view, the constants, and what can be edited."""
         given = {n: e.array for n, e in self.edited.items()} | dict(self.constants)
-        edits = {n: edit_spec(n, e) for n, e in self.edited.items()}
+        edits = {n: edit_spec(n, e, packed) for n, e in self.edited.items()}
         arrays = {n: array_spec(a, packed) for n, a in given.items()}
         shown = {view.edit: name for name, view in self.views.items() if view.edit}
         numbers = [list(a.values) if a.numeric and not a.grid else None for a in self.axes]
         twin = {"name": self.twin, "keys": self.twin_keys, "numbers": numbers}
+        if self.stored:
+            twin["network"] = self.stored.name
         return {"twin": twin | {"given": arrays, "edits": edits, "shown": shown}}
 
 
 def computed(
-    function: Callable, title: str, caption: str, twin: str, constants, titles, requests
+    function: Callable,
+    title: str,
+    caption: str,
+    twin: str,
+    constants,
+    titles,
+    requests,
+    network=None,
 ) -> Computed:
     """`explore` with a twin. Raises ValueError in one line."""
     check_twin(twin)
@@ -158,7 +188,7 @@ def computed(
 
     def shown(**options):
         views = function(**{n: e.array for n, e in edited.items()} | options)
-        return {titles.get(key, key): view for key, view in views.items()}
+        return {titles.get(key, key): renamed(view, titles) for key, view in views.items()}
 
     start = tuple(a.start for a in axes)
     first = evaluate(shown, axes, start)
@@ -170,7 +200,14 @@ def computed(
     limits = {n: as_table(reach([v[n] for v in seen], edited), axes) for n in first}
     masks = {n: as_table(v.hatched, axes) for n, v in first.items() if v.hatched is not None}
     form = (title, caption, axes, first, still, masks, limits)
-    return Computed(shown, twin, keys, constants, edited, *form)
+    return Computed(shown, twin, keys, constants, edited, network, *form)
+
+
+def renamed(view: Any, titles: Mapping[str, str]) -> Any:
+    """The view, naming the one that lies over it by the name that the reader sees."""
+    if isinstance(view, View) and view.over:
+        return replace(view, over=titles.get(view.over, view.over))
+    return view
 
 
 def spread(axes: list[Axis]) -> list[tuple[int, ...]]:
@@ -186,9 +223,8 @@ def reach(views: list[View], edited: Mapping[str, Edit]) -> np.ndarray:
     """All numbers that a view's limits are to serve, to three digits of the largest."""
     numbers = np.stack([v.values for v in views])
     if edit := edited.get(views[0].edit or ""):
-        ends = np.full_like(numbers[:2], edit.low)
-        ends[1] = edit.high
-        numbers = np.concatenate([numbers, ends])
+        ends = [np.full_like(numbers[:1], end) for end in (edit.low, edit.high)]
+        numbers = np.concatenate([numbers, *ends])
     largest = np.abs(numbers).max()
     return numbers.round(2 - int(np.floor(np.log10(largest)))) if largest else numbers
 
@@ -208,10 +244,14 @@ def array_spec(value: Any, packed: Packed) -> dict | float:
     return {"table": packed.add(Table(array.astype(np.float32))), "shape": list(array.shape)}
 
 
-def edit_spec(name: str, edit: Edit) -> dict:
+def edit_spec(name: str, edit: Edit, packed: Packed) -> dict:
     spec = {"kind": edit.kind, "label": edit.label or name.replace("_", " ")}
     spec |= {"low": edit.low, "high": edit.high}
-    return spec | ({"pen": edit.pen, "pens": list(edit.pens)} if edit.kind == "paint" else {})
+    if edit.kind == "paint":
+        spec |= {"pen": edit.pen, "pens": list(edit.pens)}
+    if edit.choices:
+        spec["choices"] = {n: array_spec(a, packed) for n, a in edit.choices.items()}
+    return spec
 
 
 def keys_of(views: Mapping[str, View], titles: Mapping[str, str]) -> list[str]:

@@ -158,4 +158,79 @@ function prepost({ noisy, clean, biases, kernel, content, strength, size, i }, o
   };
 }
 
-export default { mend, products, qkv, shares, prepost };
+// ---- the network that reads a drawing --------------------------------------------------------------
+// drawing (32, 32) of 0 and 1; network { config, weights }; layer and block, the attention and the
+// depthwise layer by their places; head 0 for the mean of all; i on the grid of the first attention
+// layer; channels0, channels1, ...: which channels of each depthwise layer are shown.
+
+// live.counts: how many pixels of each 4×4 block hold ink, 0 to 16.
+function counts(drawing, [H, W], block) {
+  const count = new Uint8Array((H * W) / block ** 2);
+  drawing.forEach((ink, k) => {
+    count[Math.floor(k / W / block) * (W / block) + Math.floor((k % W) / block)] += ink >= 0.5;
+  });
+  return count;
+}
+
+// Pillow's bicubic resize of 8-bit grey pixels along one axis of (count, from) → (to, count): weights
+// of 22 bits, and bytes again after each axis.
+function resized(pixels, from, to) {
+  const cubic = (x) => (x < 1 ? (1.5 * x - 2.5) * x * x + 1 : x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0);
+  const count = pixels.length / from;
+  const out = new Uint8Array(count * to);
+  for (let o = 0; o < to; o++) {
+    const centre = ((o + 0.5) * from) / to;
+    const first = Math.max(0, Math.floor(centre - 1.5)), end = Math.min(from, Math.floor(centre + 2.5));
+    const taps = Array.from({ length: end - first }, (_, t) => cubic(Math.abs(t + first - centre + 0.5)));
+    const sum = taps.reduce((a, b) => a + b, 0);
+    const whole = taps.map((w) => Math.trunc((w / sum) * 2 ** 22 + (w < 0 ? -0.5 : 0.5)));
+    for (let c = 0; c < count; c++) {
+      const value = whole.reduce((s, w, t) => s + w * pixels[c * from + first + t], 2 ** 21);
+      out[o * count + c] = Math.min(Math.max(Math.floor(value / 2 ** 22), 0), 255);
+    }
+  }
+  return out;
+}
+
+// live.enlarge, and images.normalize: counts (8, 8) → the network's input (size · size) in −1..1.
+function asInput(count, size) {
+  const side = Math.sqrt(count.length);
+  const grey = Uint8Array.from(count, (c) => Math.round((c * 255) / 16));
+  const enlarged = resized(resized(grey, side, size), side, size); // across, then down
+  return Float32Array.from(enlarged, (v) => v / 127.5 - 1);
+}
+
+const seen = remembered((drawing, { config, weights }, { coatnet }) =>
+  coatnet(asInput(counts(drawing, drawing.shape, 4), config.image_size[0]), config, weights));
+
+// live.row_of: the weights of the position that holds cell i of a grid of H rows, on that grid.
+function rowOf({ heads, W, weights }, i, head, H) {
+  const [N, factor] = [W * W, H / W];
+  const at = (cell) => Math.floor(Math.floor(cell / H) / factor) * W + Math.floor((cell % H) / factor);
+  const chosen = head ? [head - 1] : [...Array(heads).keys()];
+  return Float32Array.from({ length: H * H }, (_, j) =>
+    chosen.reduce((sum, h) => sum + weights[(h * N + at(i)) * N + at(j)], 0) / chosen.length);
+}
+
+// live.mosaic: channels of a grid { x (N, D), H, W } side by side, 48 pixels each way.
+function mosaic({ x, H, W, D }, channels) {
+  const columns = 48 / W;
+  return Float32Array.from({ length: 48 * 48 }, (_, k) => {
+    const [row, column] = [Math.floor(k / 48), k % 48];
+    const tile = Math.floor(row / H) * columns + Math.floor(column / W);
+    return x[((row % H) * W + (column % W)) * D + channels[tile]];
+  });
+}
+
+function network({ drawing, network: stored, layer, head, block, i, ...others }, operators) {
+  const { logits, attention, responses } = seen(drawing, stored, operators);
+  const maps = Object.values(attention);
+  return {
+    drawing: () => drawing,
+    probabilities: () => operators.softmax(logits),
+    attention: () => rowOf(maps[layer], i, head, maps[0].H),
+    responses: () => mosaic(Object.values(responses)[block], others[`channels${block}`]),
+  };
+}
+
+export default { mend, products, qkv, shares, prepost, network };

@@ -34,6 +34,7 @@ class View:
     ink: bool = False
     hatched: np.ndarray | None = None  # (H, W) booleans; the mask, not its presence, may change
     edit: str | None = None  # what the reader changes here, see explore/twin.py
+    over: str | None = None  # the view whose picture lies over this one
 
     def fixed(self) -> tuple:
         """All that has to be the same in every state."""
@@ -56,6 +57,7 @@ def heat(
     x=None,
     y=None,
     edit=None,
+    over=None,
 ) -> View:
     """A heat map of a matrix (H, W): weights, scores, anything that is not a picture to look at.
 
@@ -75,12 +77,13 @@ def heat(
         hatched: (H, W) booleans: cells that are not compared, whose values (or NaN) are not shown.
         x, y: what runs across and down: a name, or a name with the number of each position.
         edit: the `paint(...)` whose array this is, in a figure that computes in the page.
+        over: the name of a picture in ink, which is drawn thinly over this map.
     """
     mark, labels, values = make_mark(mark, row, column), make_names(labels), make_array(values)
     (xname, x), (yname, y) = make_positions(x), make_positions(y)
     values, hatched = blank(values, hatched)
     values, clip = clipped(values, clip)
-    names = {"xname": xname, "yname": yname, "x": x, "y": y, "edit": edit}
+    names = {"xname": xname, "yname": yname, "x": x, "y": y, "edit": edit, "over": over}
     return View("heat", values, scale, signed, mark, labels, clip=clip, hatched=hatched, **names)
 
 
@@ -100,17 +103,18 @@ def image(values, *, mark=None, scale=None, clip=None, ink=False, hatched=None, 
     return View("image", values, scale, False, make_mark(mark), **options)
 
 
-def bars(values, *, mark=None, scale=None, labels=None, x=None, y=None, edit=None) -> View:
+def bars(
+    values, *, mark=None, scale=None, labels=None, x=None, y=None, edit=None, clip=None
+) -> View:
     """A bar for each entry of a vector (N,): `bars(w, x=("offset", [-1, 0, 1]), y="weight")`.
 
     `x` and `y` name the axes (with the number of each position, if not 0, 1, ...); the rest is as
-    in `heat`; `edit` names a `drag(...)`.
+    in `heat`; `edit` names a `drag(...)`. `clip` is the pair of limits, where they are known.
     """
     (xname, x), (yname, _) = make_positions(x), make_positions(y)
-    names = {"xname": xname, "yname": yname, "x": x, "edit": edit}
-    return View(
-        "bars", make_array(values), scale, None, make_mark(mark), make_names(labels), **names
-    )
+    values, clip = clipped(make_array(values), clip)
+    names = {"xname": xname, "yname": yname, "x": x, "edit": edit, "clip": clip}
+    return View("bars", values, scale, None, make_mark(mark), make_names(labels), **names)
 
 
 def line(values, *, x=None, y=None, mark=None, scale=None) -> View:

@@ -24,9 +24,19 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(f"{error.name} is not installed; pip install 'coatnet-mini[train]'")
     except (ValueError, OSError, ArithmeticError) as error:
         return fail(" ".join(str(error).split()))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return fail(
+            "not enough memory; a smaller --batch-size or --image-size, or more of --accumulate, "
+            "needs less"
+        )
     except Interrupted as error:
         print(error, file=sys.stderr)
         return error.code
+    except KeyboardInterrupt:
+        print("stopped at once; go on from the last checkpoint with --resume", file=sys.stderr)
+        return 130
     if results:
         print(report(results, recipe, folder))
     return 0
@@ -38,6 +48,11 @@ class Interrupted(Exception):
     def __init__(self, text: str, code: int):
         super().__init__(text)
         self.code = code
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Torch has a class of its own for a GPU's memory, and none for a CPU's."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def fail(text: str) -> int:
@@ -72,13 +87,23 @@ def run(recipe, preset: str, arguments: list[str]) -> tuple[dict, Path]:
     from coatnet_mini.train.run import Run, Stopped
 
     command = shlex.join(["python", "-m", "coatnet_mini.train", *arguments])
-    folder = Path(recipe.output.format(preset=preset)).expanduser()
+    folder = folder_of(recipe.output, preset)
     training = Run(recipe, folder, {"command": command, "versions": versions()})
     try:
         results = training.train()
     except Stopped as stop:
         raise Interrupted(f"{stop}; go on with --resume", 130) from stop
     return (results if training.is_main else {}), folder
+
+
+def folder_of(output: str, preset: str) -> Path:
+    """runs/{preset} → runs/digits"""
+    try:
+        return Path(output.format(preset=preset)).expanduser()
+    except (LookupError, ValueError, AttributeError):
+        raise ValueError(f"output is {output!r}; only {{preset}} is filled in") from None
+    except RuntimeError as error:
+        raise ValueError(f"output is {output!r}: {error}") from error
 
 
 def versions() -> dict[str, str]:

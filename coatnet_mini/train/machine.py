@@ -38,6 +38,9 @@ def accelerator_of(recipe: Recipe) -> Iterator[Accelerator]:
         if kind != "NO" and not kind.startswith("MULTI_"):
             raise ValueError(f"{kind} is not supported; every process holds the whole network")
         yield accelerator
+        accelerator.wait_for_everyone()
+        if accelerator.num_processes > 1:
+            time.sleep(0.2)  # gloo's threads drop their last tensors, or taking it down never ends
         accelerator.end_training()
     finally:
         if alone and PartialState().num_processes == 1:

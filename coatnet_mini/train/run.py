@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from coatnet_mini import checkpoint
+from coatnet_mini.cpu.lean import lean
 from coatnet_mini.models import list_models
 from coatnet_mini.train.checkpoint import last_run, runs, save_run
 from coatnet_mini.train.evaluation import evaluate
@@ -107,10 +108,17 @@ class Run:
         crop_from = round(size * SQUARE_OF_CROPS) if recipe.crop_scale < 1 else size
         self.train_data = self.loader(train, crop_from)
         self.test_data = self.loader(test, round(size / recipe.crop_ratio))
+        if self.train_data.size is not None and recipe.batch_size > self.train_data.size:
+            raise ValueError(
+                f"batch_size is {recipe.batch_size}, of {self.train_data.size:,} training images"
+            )
         self.steps = recipe.steps
         if recipe.steps is None:
             self.steps = max(1, round(recipe.epochs * self.train_data.size / recipe.batch_size))
         self.learner = Learner(recipe, len(train.classes), self.steps, accelerator)
+        if accelerator.device.type == "cpu" and not recipe.compile:
+            lean(self.learner.net)
+            self.say("on a CPU, MBConv and attention train in their lean forms: the same values")
         if self.learner.starts_anew:
             self.say(f"{recipe.init_from} has other classes: the classifier starts anew")
         self.step = self.logged = 0  # steps taken, and those of them that are in the metrics
@@ -230,7 +238,7 @@ class Run:
         path, state = found
         try:
             self.take_up(state)
-        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"checkpoint {path} does not fit this run: {reason}") from error
         self.say(f"resumed at step {self.step} of {self.steps}, from {path}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
+from tqdm import tqdm
 
 from coatnet_mini.images import raw_digits
 from coatnet_mini.shapes import CLASSES, shapes
@@ -156,6 +157,8 @@ def fetch(recipe) -> dict:
     if path.is_file() or (looks_like_path and not path.is_dir()):
         raise ValueError(f"data {recipe.data!r} is not a folder")
     name = str(path.resolve()) if path.is_dir() else recipe.data
+    if not path.is_dir():
+        tqdm.write(f"looking for {recipe.data!r} on the Hugging Face hub ...")
     try:
         return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
     except Exception as error:  # of a dozen classes: of the hub, the network, the file formats

@@ -56,9 +56,7 @@ def main_diagonal_only(W):
 def answer(same_rule, average):
     """A `properties` from two tests."""
     return lambda W: {
-        name
-        for name, test in {"same rule": same_rule, "average": average}.items()
-        if test(W)
+        name for name, test in {"same rule": same_rule, "average": average}.items() if test(W)
     }
 
 

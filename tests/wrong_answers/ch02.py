@@ -86,9 +86,7 @@ WRONG = {
         ),
         (first_row, "row 0 of W belongs to a corner"),
         (
-            lambda W, height, width, k: middle(
-                W[centre(height, width)].view(width, height).T, k
-            ),
+            lambda W, height, width, k: middle(W[centre(height, width)].view(width, height).T, k),
             "height and width are swapped",
         ),
         (

@@ -123,24 +123,18 @@ WRONG = {
         (
             lambda width, kernels, dilations, shift: max(
                 0,
-                width
-                - shift
-                - max((k - 1) * d for k, d in zip(kernels, dilations, strict=True)),
+                width - shift - max((k - 1) * d for k, d in zip(kernels, dilations, strict=True)),
             ),
             "add up over the layers",
         ),
         (
-            lambda width, kernels, dilations, shift: (
-                width - shift - 2 * reach(kernels, dilations)
-            ),
+            lambda width, kernels, dilations, shift: width - shift - 2 * reach(kernels, dilations),
             "clamp at 0",
         ),
         (
             lambda width, kernels, dilations, shift: max(
                 0,
-                width
-                - shift
-                - sum(2 * k * d for k, d in zip(kernels, dilations, strict=True)),
+                width - shift - sum(2 * k * d for k, d in zip(kernels, dilations, strict=True)),
             ),
             "not k",
         ),

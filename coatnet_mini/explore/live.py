@@ -1,0 +1,236 @@
+"""The live network: draw a digit, and see what a small network makes of it, as you draw.
+
+    from coatnet_mini import load
+    from coatnet_mini.images import digits
+
+    images, labels = digits()
+    live_network(load("digits"), images[one_of_each], small=True)
+
+It is a figure that computes in the page (see twin.py): the twin `network` runs `coatnet` of
+operators.js on the very file that `load` reads, and the function here is what it is held to. A
+page loads that file, `_static/digits.js`, when the figure nears the view; a kernel sends its bytes.
+Neither is part of what a notebook stores.
+
+A drawing becomes an input as the training pictures did: strokes on 32×32 pixels, the pixels with
+ink counted in blocks of 4×4 (0 to 16, as the digits of scikit-learn were made from scans), enlarged
+bicubically.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from coatnet_mini.explore.axes import axis, point
+from coatnet_mini.explore.twin import Computed, Network, computed, paint
+from coatnet_mini.explore.views import bars, heat, image
+
+SIDE, BLOCK = 32, 4  # pixels of the drawing, and of a block whose ink is counted
+PEN = 2.5  # pixels: the width at which drawings are most like the digits it has learned from
+TITLE = "Draw a digit"
+NAMES = {
+    "drawing": "your drawing",
+    "probabilities": "what it reads",
+    "attention": "where position i looks",
+    "responses": "depthwise responses",
+}
+HEADS = ("mean of heads", "head 1", "head 2", "head 3")
+TILES = 48  # pixels along each side of the mosaic of responses
+
+
+def live_network(network, digits, small: bool = False, name: str = "digits") -> Computed:
+    """The explorable figure of a network that reads the reader's drawing.
+
+    Args:
+        network: the CoAtNet that `load(name)` gives, in evaluation mode, for square grey images.
+        digits: (classes, 8, 8) in 0..1, one picture of each class to start from, 1 being ink.
+        small: the drawing, the probabilities and one map of attention, without controls; else also
+            every layer's attention and the depthwise responses.
+        name: of the network among the stored ones that come with the package.
+    """
+    folder = Path(str(files("coatnet_mini") / "checkpoints" / name))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    stored = Network(name, config, (folder / "model.safetensors").read_bytes())
+    reading = Reading(network, config["image_size"][0])
+    layers, blocks = reading.layers()
+    H, W = reading.grid
+    bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
+    reading.choose_channels(bitmaps)
+    drawing = paint(
+        bitmaps[3],
+        "your drawing",
+        pen=PEN,
+        pens=("rub out", "ink"),
+        choices={str(k): bitmap for k, bitmap in enumerate(bitmaps)},
+    )
+    requests = {"drawing": drawing, "i": point(H, W, start=(H // 2, W // 3), label="position i")}
+    constants = {f"channels{k}": c for k, c in enumerate(reading.channels.values())}
+    fixed = {"layer": layers.index("S2b.1") if "S2b.1" in layers else 0, "head": 0, "block": 0}
+    if small:
+        constants |= fixed
+    else:
+        requests["layer"] = axis(layers, start=layers[fixed["layer"]], label="attention of")
+        requests["block"] = axis(blocks, label="responses of")
+        requests["head"] = axis(HEADS, label="weights of")
+
+    def figure(drawing, i, layer=layers[fixed["layer"]], head=HEADS[0], block=blocks[0]):
+        made = reading.views(drawing, i, layer, HEADS.index(head), block)
+        attention = heat(made["attention"], mark="i", scale="state", over="drawing")
+        views = {
+            "drawing": image(drawing, ink=True, clip=(0, 1), edit="drawing"),
+            "attention": attention,
+            "responses": heat(made["responses"], signed=True, scale="state"),
+            "probabilities": bars(
+                made["probabilities"],
+                labels=range(len(bitmaps)),
+                x="digit",
+                y="probability",
+                clip=(0, 1),
+            ),
+        }
+        if small:
+            del views["responses"]
+        return views
+
+    caption = sentence(training)
+    return computed(figure, TITLE, caption, "network", constants, NAMES, requests, stored)
+
+
+def sentence(training: dict) -> str:
+    """What to do, and how far the network is to be trusted (tests/test_live.py measures that)."""
+    results = training["results"]
+    return (
+        f"Draw a digit, or pick one; then point at the second picture. The network has seen "
+        f"{results['train_images']:,} digits that fill their picture, and reads "
+        f"{results['accuracy']:.0%} of {results['test_images']} others. So draw large: at half the "
+        "height it reads most digits wrong. Some 4s it always takes for 9s."
+    )
+
+
+class Reading:
+    """What a network makes of a drawing, with all on the way; one drawing is remembered."""
+
+    def __init__(self, network, image_size: int):
+        self.network, self.image_size = network, image_size
+        self.last: tuple[bytes, dict] | None = None
+        self.channels: dict[str, np.ndarray] = {}
+
+    def of(self, drawing) -> dict:
+        """The logits (classes,), "attention" (heads, N, N) and "responses" (D, H, W) by layer."""
+        import torch
+
+        drawing = np.asarray(drawing, dtype=np.float32)
+        if self.last and self.last[0] == drawing.tobytes():
+            return self.last[1]
+        grey = enlarge(counts(drawing), self.image_size)
+        x = torch.from_numpy(grey).float()[None, None] / 127.5 - 1
+        responses, handles = {}, []
+        for path, module in self.network.named_modules():
+            if path.endswith(".depthwise"):
+                key = path.removeprefix("stages.").removesuffix(".depthwise")
+                keep = lambda _, inputs, output, key=key: responses.update({key: output[0]})  # noqa: E731
+                handles.append(module.register_forward_hook(keep))
+        with torch.no_grad():
+            logits = self.network(x)[0]
+        for handle in handles:
+            handle.remove()
+        maps = {k: v[0].numpy() for k, v in self.network.attention_maps(x).items()}
+        responses = {k: v.numpy() for k, v in responses.items()}
+        seen = {"logits": logits.numpy(), "attention": maps, "responses": responses}
+        self.last = (drawing.tobytes(), seen)
+        return seen
+
+    def layers(self) -> tuple[list[str], list[str]]:
+        """The names of the attention layers and of the depthwise ones."""
+        seen = self.of(np.zeros((SIDE, SIDE)))
+        return list(seen["attention"]), list(seen["responses"])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of the first attention layer."""
+        N = next(iter(self.of(np.zeros((SIDE, SIDE)))["attention"].values())).shape[-1]
+        return round(N**0.5), round(N**0.5)
+
+    def views(self, drawing, i: int, layer: str, head: int, block: str) -> dict:
+        """What the figure shows: see the twin `network`."""
+        seen = self.of(drawing)
+        exponentials = np.exp(seen["logits"] - seen["logits"].max())
+        return {
+            "probabilities": exponentials / exponentials.sum(),
+            "attention": row_of(seen["attention"][layer], i, head, self.grid),
+            "responses": mosaic(seen["responses"][block], self.channels[block]),
+        }
+
+    def choose_channels(self, drawings) -> None:
+        """The channels to show: those that respond most to these drawings, in their own order."""
+        for block, response in self.of(drawings[0])["responses"].items():
+            count = (TILES // response.shape[1]) * (TILES // response.shape[2])
+            strength = sum(np.abs(self.of(d)["responses"][block]).mean((1, 2)) for d in drawings)
+            self.channels[block] = np.sort(np.argsort(-strength, kind="stable")[:count])
+
+
+def row_of(maps: np.ndarray, i: int, head: int, grid: tuple[int, int]) -> np.ndarray:
+    """The weights (heads, N, N) of the position that holds cell i of `grid`, on that grid.
+
+    head: 0 for the mean of all. A layer of fewer positions repeats each weight.
+    """
+    weights = maps.mean(0) if head == 0 else maps[head - 1]
+    side = round(len(weights) ** 0.5)
+    factor = grid[0] // side
+    row, column = i // grid[1] // factor, i % grid[1] // factor
+    own = weights[row * side + column].reshape(side, side)
+    return own.repeat(factor, 0).repeat(factor, 1)
+
+
+def mosaic(responses: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    """These channels of (D, H, W) side by side, row by row: (TILES, TILES)."""
+    _, H, W = responses.shape
+    rows, columns = TILES // H, TILES // W
+    chosen = responses[channels].reshape(rows, columns, H, W)
+    return chosen.swapaxes(1, 2).reshape(TILES, TILES)
+
+
+def counts(drawing: np.ndarray) -> np.ndarray:
+    """How many pixels of each 4×4 block hold ink: (32, 32) in 0..1 → (8, 8) of 0..16."""
+    ink = drawing >= 0.5
+    return ink.reshape(SIDE // BLOCK, BLOCK, SIDE // BLOCK, BLOCK).sum((1, 3))
+
+
+def enlarge(count: np.ndarray, size: int) -> np.ndarray:
+    """Counts (8, 8) as the network's training pictures were enlarged: (size, size) uint8."""
+    from PIL import Image
+
+    grey = (count * (255 / 16)).round().astype(np.uint8)
+    picture = Image.fromarray(grey).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture).copy()
+
+
+def as_bitmap(picture: np.ndarray) -> np.ndarray:
+    """A picture (8, 8) in 0..1 as a drawing (32, 32) of 0 and 1 that has the same `counts`.
+
+    Of each block those pixels hold ink that are darkest in a smooth enlargement.
+    """
+    from PIL import Image
+
+    count = np.rint(np.asarray(picture) * 16).astype(int)
+    grey = Image.fromarray(count.astype(np.float32))
+    smooth = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    blocks = smooth.reshape(8, BLOCK, 8, BLOCK).swapaxes(1, 2).reshape(8, 8, BLOCK * BLOCK)
+    rank = np.argsort(np.argsort(-blocks, axis=-1, kind="stable"), axis=-1, kind="stable")
+    ink = rank < count[..., None]
+    bitmap = ink.reshape(8, 8, BLOCK, BLOCK).swapaxes(1, 2).reshape(SIDE, SIDE)
+    return bitmap.astype(np.float32)
+
+
+def network_script(name: str = "digits") -> str:
+    """The file `name`.js that a page loads: the stored network's configuration and its weights."""
+    folder = files("coatnet_mini") / "checkpoints" / name
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    weights = base64.b64encode((folder / "model.safetensors").read_bytes()).decode()
+    stored = json.dumps({"config": config, "safetensors": weights}, separators=(",", ":"))
+    return f"(globalThis.coatnetNetworks ??= {{}}).{name} = {stored};\n"

@@ -1,0 +1,319 @@
+"""The live network: the page's is the package's, it comes when it is wanted, and it is honest."""
+
+import base64
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from coatnet_mini import load
+from coatnet_mini.checkpoint import find
+from coatnet_mini.explore import MIME
+from coatnet_mini.explore.live import (
+    Reading,
+    as_bitmap,
+    counts,
+    enlarge,
+    live_network,
+    network_script,
+)
+from coatnet_mini.explore.scripts import module
+from coatnet_mini.images import digit_images, digits, raw_digits
+from conftest import difference
+from tests.browser_scripts import page_with, run
+from tests.drawn_digits import STROKES, drawings, drawn
+from tests.site_server import serve
+from tests.small_book import build
+from tools.live_figure import STORED, bundle, one_of_each
+
+STATES = 20
+
+
+@pytest.fixture(scope="module")
+def reading():
+    return Reading(load("digits"), 24)
+
+
+@pytest.fixture(scope="module")
+def figures():
+    network, pictures = load("digits"), one_of_each()
+    return {small: live_network(network, pictures, small) for small in (True, False)}
+
+
+# ---- a drawing becomes an input as the training pictures did ---------------------------------
+
+
+def test_a_stored_digit_is_a_drawing_of_the_same_counts():
+    images, _ = digits()
+    for picture in images[::60]:
+        bitmap = as_bitmap(picture)
+        assert set(np.unique(bitmap)) <= {0, 1}
+        assert np.array_equal(counts(bitmap), (picture * 16).numpy())
+
+
+def test_counts_are_enlarged_as_for_training():
+    (_, _, _), (raw, _, _) = raw_digits()
+    fitted = digit_images(24)[1].images[:, 0].numpy()
+    images, _ = digits()
+    for k, picture in enumerate(images[2::3][:50]):
+        assert np.array_equal(enlarge(counts(as_bitmap(picture)), 24), fitted[k])
+    assert len(raw) == len(fitted)
+
+
+# ---- the twin --------------------------------------------------------------------------------
+
+PREPARE = """(config, file, channels) => {
+  globalThis.network = { config, weights: operators.readSafetensors(file) };
+  globalThis.channels = channels;
+}"""
+CALL = """(drawing, options) => {
+  const shaped = Object.assign(drawing, { shape: [32, 32] });
+  const made = twins.network({ drawing: shaped, network, ...channels, ...options }, operators);
+  return Object.fromEntries(Object.entries(made).map(([key, f]) => [key, f()]));
+}"""
+
+
+def compare(page, reading):
+    folder = find("digits")
+    config = json.loads((folder / "config.json").read_text())
+    reading.choose_channels([as_bitmap(p) for p in one_of_each()])
+    channels = {f"channels{k}": c.astype("f4") for k, c in enumerate(reading.channels.values())}
+    run(page, PREPARE, config, (folder / "model.safetensors").read_bytes(), channels)
+    layers, blocks = reading.layers()
+    rng = np.random.default_rng(0)
+    samples = [bitmap for _, bitmap in drawings()]
+    for _ in range(STATES):
+        drawing = samples[rng.integers(len(samples))].copy()
+        drawing[rng.integers(32) :, rng.integers(32) :] = 0  # rubbed out
+        layer, block, head, i = (int(rng.integers(n)) for n in (3, 2, 4, 36))
+        options = {"layer": layer, "block": block, "head": head, "i": i}
+        found = run(page, CALL, drawing, options)
+        expected = reading.views(drawing, i, layers[layer], head, blocks[block])
+        for name, value in expected.items():
+            assert np.abs(found[name] - np.ravel(value)).max() <= 1e-4, (name, options)
+        assert np.array_equal(found["drawing"], drawing.ravel())
+
+
+def test_the_twin_is_the_network(browser, reading):
+    page = page_with(browser, "operators", "twins")
+    compare(page, reading)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("ink >= 0.5", "ink > 1.5"),
+        ("Math.round((c * 255) / 16)", "Math.floor((c * 255) / 16)"),
+        ("-0.5 * x + 2.5", "-0.75 * x + 3.75"),
+        ("v / 127.5 - 1", "v / 255"),
+        ("[head - 1]", "[head]"),
+        ("Math.floor((cell % H) / factor)", "(cell % W)"),
+        ("channels[tile]", "tile"),
+    ],
+)
+def test_a_slip_is_noticed(browser, reading, right, wrong):
+    text = module("twins")
+    assert text.count(right) == 1, f"twins.js no longer reads {right}: update this test"
+    page = page_with(browser, "operators", "twins", twins=text.replace(right, wrong))
+    with pytest.raises(AssertionError):
+        compare(page, reading)
+    page.close()
+
+
+# ---- what is stored and written --------------------------------------------------------------
+
+
+def test_the_written_network_is_the_checkpoint():
+    script = network_script()
+    stored = json.loads(script.partition(" = ")[2].rstrip(";\n"))
+    weights = (find("digits") / "model.safetensors").read_bytes()
+    decoded = base64.b64decode(stored["safetensors"])
+    assert hashlib.sha256(decoded).digest() == hashlib.sha256(weights).digest()
+    assert stored["config"] == json.loads((find("digits") / "config.json").read_text())
+
+
+def test_a_notebook_stores_the_networks_name_and_no_weights(figures):
+    for figure in figures.values():
+        data, _ = figure._repr_mimebundle_()
+        assert json.loads(data[MIME])["twin"]["network"] == "digits"
+        assert sum(map(len, map(str, data.values()))) < 200_000
+        assert len(figure.network["safetensors"]) > 1_000_000  # which a kernel sends
+
+
+def test_the_front_pages_figure_is_fresh():
+    stored = json.loads(STORED.read_text())
+    fresh = bundle()
+    assert not difference(stored[MIME], fresh[MIME])
+    assert stored["text/plain"] == fresh["text/plain"]
+    old, new = (json.loads(text[MIME]) for text in (stored, fresh))
+    assert {k: v for k, v in old.items() if k not in ("data", "views")} == {
+        k: v for k, v in new.items() if k not in ("data", "views")
+    }
+
+
+# ---- honest ----------------------------------------------------------------------------------
+
+
+def read(reading, drawing) -> int:
+    return int(reading.of(drawing)["logits"].argmax())
+
+
+def test_it_reads_what_its_caption_says(reading, figures):
+    large = [(digit, read(reading, drawing)) for digit, drawing in drawings()]
+    wrong = Counter(pair for pair in large if pair[0] != pair[1])
+    assert sum(wrong.values()) <= 0.1 * len(large)
+    assert wrong.most_common(1)[0][0] == (4, 9)
+    half = [
+        digit == read(reading, drawn(strokes, scale=0.5))
+        for digit, ways in STROKES.items()
+        for strokes in ways
+    ]
+    assert sum(half) < 0.5 * len(half)
+    caption = figures[True].caption
+    assert "at half the height it reads most digits wrong" in caption
+    assert "4s it always takes for 9s" in caption
+
+
+# ---- on a page -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, figures):
+    """A page on which the figure lies far below; the folder in which it was built."""
+    far = "<div style='height: 3000px'></div>\n\nFar down:"
+    return build(tmp_path_factory.mktemp("live"), [far, figures[True]])
+
+
+@pytest.fixture(params=["file", "http"])
+def visit(request, browser, site):
+    """visit() opens the page; returns it and the list of what it asked for."""
+    with serve(site.parent) as (address, _):
+        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        asked, complaints = [], []
+        page.on("request", lambda r: asked.append(r.url))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(site.as_uri() if request.param == "file" else f"{address}/{site.name}")
+        page.wait_for_selector(".cm-explorable[data-ready]", state="attached")
+        yield page, asked
+        page.close()
+        assert not complaints, complaints
+
+
+def bars(page) -> list[float]:
+    """The probabilities as drawn."""
+    heights = "(all) => all.map((bar) => Number(bar.getAttribute('height')))"
+    return page.eval_on_selector_all(".cm-bar", heights)
+
+
+def network_files(asked) -> list[str]:
+    return [url for url in asked if "digits.js" in url]
+
+
+def test_the_network_comes_when_the_figure_nears_the_view(visit, reading):
+    page, asked = visit
+    page.wait_for_timeout(300)
+    assert not network_files(asked)
+    assert page.get_attribute(".cm-explorable", "data-network") is None
+    page.evaluate("scrollTo(0, 2600)")
+    page.wait_for_selector(".cm-explorable[data-network=ready]")
+    assert len(network_files(asked)) == 1
+    root = page.query_selector(".cm-explorable")
+    root.query_selector("button:text-is('7')").click()
+    page.wait_for_function("document.querySelectorAll('.cm-bar')[7].getAttribute('height') > 50")
+    seven = reading.of(as_bitmap(one_of_each()[7]))["logits"]
+    expected = torch.from_numpy(seven).softmax(-1).numpy()
+    assert np.abs(np.array(bars(page)) / 100 - expected).max() < 1e-3
+    root.query_selector("button:text-is('clear')").click()
+    root.query_selector(".cm-stage").focus()
+    for key in [" ", *["ArrowDown", " "] * 12]:
+        page.keyboard.press(key)
+    page.wait_for_timeout(100)
+    edited = page.evaluate(
+        "[...document.querySelector('.cm-explorable-host').figure.model.get('edits').drawing]"
+    )
+    drawing = np.array(edited, dtype=np.float32).reshape(32, 32)
+    assert drawing.sum() > 40
+    expected = torch.from_numpy(reading.of(drawing)["logits"]).softmax(-1).numpy()
+    assert np.abs(np.array(bars(page)) / 100 - expected).max() < 1e-3
+    times = page.evaluate("""async () => {
+      const { model } = document.querySelector('.cm-explorable-host').figure;
+      const frame = () => new Promise((done) => requestAnimationFrame(done));
+      const times = [];
+      for (let k = 0; k < 20; k++) {
+        const drawing = model.get('edits').drawing.map((v, n) => (n % 97 === k ? 1 - v : v));
+        model.set('edits', { drawing: Object.assign(drawing, { shape: [32, 32] }) });
+        const from = performance.now();
+        await frame();
+        times.push(performance.now() - from);
+      }
+      return times.sort((a, b) => a - b);
+    }""")
+    print(f"a pass and a frame: median {times[10]:.1f} ms")
+
+
+def test_turning_and_moving_keep_the_ink(visit):
+    page, _ = visit
+    page.evaluate("scrollTo(0, 2600)")
+    page.wait_for_selector(".cm-explorable[data-network=ready]")
+    root = page.query_selector(".cm-explorable")
+
+    def drawing():
+        found = page.evaluate(
+            "[...document.querySelector('.cm-explorable-host').figure.model.get('edits').drawing]"
+        )
+        return np.array(found).reshape(32, 32)
+
+    root.query_selector("button:text-is('5')").click()
+    start = drawing()
+    for text in "↺↻":
+        root.query_selector(f"button:text-is('{text}')").click()
+    assert np.array_equal(drawing(), start), "turned back, it is what it was"
+    root.query_selector("button:text-is('↓')").click()
+    assert np.array_equal(drawing()[1:], start[:-1])
+    root.query_selector("button:text-is('↑')").click()
+    assert np.array_equal(drawing(), start), "moved back, too"
+    root.query_selector("button:text-is('↻')").click()
+    assert 0.8 < drawing().sum() / start.sum() < 1.2
+    assert not np.array_equal(drawing(), start)
+
+
+@pytest.mark.parametrize("by", ["focus", "touch"])
+def test_a_touch_brings_the_network_too(visit, by):
+    page, asked = visit
+    assert not network_files(asked)
+    if by == "focus":
+        page.evaluate("document.querySelector('.cm-stage').focus({ preventScroll: true })")
+    else:
+        page.dispatch_event(".cm-stage", "pointerdown", {"pointerId": 1, "buttons": 1})
+    page.wait_for_selector(".cm-explorable[data-network=ready]", state="attached")
+
+
+def test_without_its_file_the_figure_keeps_its_start_and_says_so(browser, site, figures):
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.route("**/digits.js", lambda route: route.abort())
+    with serve(site.parent) as (address, _):
+        page.goto(f"{address}/{site.name}")
+        page.wait_for_selector(".cm-explorable[data-ready]", state="attached")
+        start = bars(page)
+        page.evaluate("scrollTo(0, 2600)")
+        page.wait_for_selector(".cm-explorable[data-network=missing]")
+    assert page.text_content(".cm-missing").startswith("The file of the network is not there")
+    shown = figures[True].numbers("what it reads")
+    assert np.allclose(np.array(start) / 100, shown, atol=1e-6) and bars(page) == start
+    page.close()
+
+
+def test_it_fits_on_one_screen(browser, figures, tmp_path):
+    path = build(tmp_path, [figures[False]])
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.goto(path.as_uri())
+    page.wait_for_selector(".cm-explorable[data-ready]")
+    assert page.eval_on_selector(".cm-explorable", "(root) => root.offsetHeight") <= 640
+    page.set_viewport_size({"width": 375, "height": 800})
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.close()

@@ -1,0 +1,490 @@
+"""The studies: run, stopped, shared by processes, and read again without torch."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from subprocess import PIPE
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from scipy import stats
+
+from coatnet_mini.cost import cost
+from coatnet_mini.images import raw_digits
+from coatnet_mini.models import create_model
+from coatnet_mini.studies import bias, layout, list_studies, student, study
+from coatnet_mini.studies.__main__ import main, stand_alone
+from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.results import FOLDER
+from coatnet_mini.studies.running import Workplace, go, time_limit
+from coatnet_mini.train import run as engine
+from coatnet_mini.train import sources
+from coatnet_mini.train.recipe import Recipe
+from tests import ROOT
+
+TINY = Recipe(
+    image_size=8,
+    channels=1,
+    train_images=32,
+    batch_size=8,
+    steps=6,
+    evaluate_every=2,
+    log_every=2,
+    checkpoint_every=2,
+    tensorboard=False,
+    device="cpu",
+    label_smoothing=0.0,
+    options=('stages=[["P",1,8,2],["T",1,8,1]]', "head_dim=8"),
+)
+MOST_BYTES = 200_000
+
+
+def tiny(runs=4, steps=6) -> Plan:
+    planned = tuple(
+        Planned({"lr": lr, "seed": seed}, replace(TINY, lr=lr, seed=seed, steps=steps))
+        for seed in range(runs // 2)
+        for lr in (1e-3, 2e-3)
+    )
+    return Plan("tiny", "small", "Does it run?", "Nothing.", planned)
+
+
+def few_digits():
+    """As many as the tiny study needs, since encoding all 1,797 takes longer than training."""
+    parts = raw_digits()
+    return tuple((images[:40], labels[:40], classes) for images, labels, classes in parts)
+
+
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch):
+    monkeypatch.setattr(sources, "raw_digits", few_digits)
+
+
+def rows(folder) -> list[dict]:
+    return study("tiny", folder).runs
+
+
+@pytest.fixture
+def worker():
+    """Starts processes of their own on the tiny study, which end with the test."""
+    started = []
+
+    def start(folder, runs=4, steps=6, launcher=()) -> subprocess.Popen:
+        code = (
+            "from pathlib import Path; from coatnet_mini.studies.__main__ import stand_alone; "
+            "stand_alone(); from coatnet_mini.studies.running import go; "
+            "from tests.test_studies import few_digits, sources, tiny; "
+            "sources.raw_digits = few_digits; "
+            f"go(tiny({runs}, {steps}), Path({str(folder)!r}), None, print)"
+        )
+        script = Path(folder).with_suffix(".py")
+        script.write_text(code, encoding="utf-8")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, *launcher, str(script)]
+        started.append(subprocess.Popen(command, env=environment, text=True, stdout=PIPE))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def output(process) -> str:
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    return text
+
+
+# ---- Running
+
+
+def test_every_run_leaves_one_row_with_its_provenance(tmp_path):
+    said = []
+    assert go(tiny(), tmp_path, None, said.append)
+    found = study("tiny", tmp_path)
+    assert found.planned == len(found.runs) == len(said) == 4
+    assert [(run["lr"], run["seed"]) for run in found.runs] == [
+        (1e-3, 0),
+        (2e-3, 0),
+        (1e-3, 1),
+        (2e-3, 1),
+    ]
+    for run, line in zip(found.runs, said, strict=True):
+        assert run["curves"]["accuracy"]["step"] == [2, 4, 6]
+        assert run["curves"]["loss"]["step"] == [2, 4, 6]
+        assert run["curves"]["accuracy"]["value"][-1] == run["accuracy"]
+        assert run["recipe"].get("lr", 1e-3) == run["lr"] and run["recipe"]["train_images"] == 32
+        assert run["versions"]["torch"] and run["device"].startswith("cpu") and not run["resumed"]
+        assert f"lr {run['lr']}, seed {run['seed']}" in line
+    assert not list((tmp_path / "unfinished").iterdir())
+
+
+def test_a_finished_study_does_nothing_again(tmp_path, monkeypatch):
+    go(tiny(), tmp_path, None, str)
+    before = rows(tmp_path)
+    monkeypatch.setattr(Workplace, "do", None)
+    assert go(tiny(), tmp_path, None, str)
+    assert rows(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_in_the_middle_it_goes_on_and_ends_the_same(tmp_path, worker, number):
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    process = worker(ended, runs=2, steps=40)
+    metrics = ended / "unfinished" / "0.001-0" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("loss") > 4):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.wait()
+    assert not (ended / "tiny.json").exists()
+    for folder in (ended, whole):
+        assert go(tiny(2, 40), folder, None, str)
+    assert [run["resumed"] for run in rows(ended)] == [True, False]
+    for one, other in zip(rows(ended), rows(whole), strict=True):
+        for name in ("accuracy", "test_loss", "curves", "steps"):
+            assert one[name] == other[name]
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_time_is_up(before):
+    kept = signal.signal(signal.SIGINT, before)  # a shell's & lets its processes ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), time_limit(1e-4):
+            while True:
+                time.sleep(0.01)
+        with time_limit(1):
+            pass
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, kept)
+
+
+def test_a_stopped_command_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise engine.Stopped
+
+    monkeypatch.setattr(Workplace, "do", stop)
+    assert main(["bias", "--output", str(tmp_path)]) == 130
+    assert "stopped; the same command goes on from here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", ["two commands", "accelerate launch"])
+def test_two_processes_share_the_runs(tmp_path, worker, launcher):
+    if launcher == "two commands":
+        both = [worker(tmp_path / "w"), worker(tmp_path / "w")]
+        said = [output(process) for process in both]
+    else:
+        command = (
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+        )
+        said = [output(worker(tmp_path / "w", launcher=command))]
+    lines = [line for text in said for line in text.splitlines() if "held-out" in line]
+    assert len(lines) == 4  # each run was done once, by one of them
+    assert len({line.split("  ")[1].split(":")[0] for line in lines}) == 4
+    assert len(rows(tmp_path / "w")) == 4
+
+
+def test_a_claimed_run_is_left_to_the_other(tmp_path):
+    place, (first, second) = Workplace(tiny(2), tmp_path), tiny(2).runs
+    with place.claim(first) as mine:
+        assert mine
+        other = Workplace(tiny(2), tmp_path)
+        with other.claim(first) as theirs:
+            assert not theirs
+        with other.claim(second) as theirs:
+            assert theirs
+        assert not go(tiny(2), tmp_path, None, str)
+        assert [run["lr"] for run in rows(tmp_path)] == [2e-3]
+    with place.claim(first) as mine:
+        assert mine
+
+
+def test_results_of_another_recipe_are_refused(tmp_path):
+    go(tiny(2), tmp_path, None, str)
+    with pytest.raises(ValueError, match=r"another recipe \(steps\)"):
+        go(tiny(2, steps=8), tmp_path, None, str)
+
+
+def test_further_runs_may_depend_on_the_first(tmp_path):
+    def more(found):
+        best = max(found, key=lambda row: row["accuracy"])
+        cell = {"lr": 5e-4, "seed": best["seed"]}
+        start = lambda place, folder: place / "networks" / "0.001-0"  # noqa: E731
+        return (Planned(cell, replace(TINY, lr=5e-4), start),)
+
+    plan = tiny(2)
+    kept = tuple(replace(run, keep=True) for run in plan.runs)
+    assert go(replace(plan, runs=kept, after=more), tmp_path, None, str)
+    assert [run["lr"] for run in rows(tmp_path)] == [1e-3, 2e-3, 5e-4]
+    assert study("tiny", tmp_path).planned == 3
+
+
+# ---- The command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["color"], "unknown study 'color'; choose from bias, layout"),
+        (["bias", "--scale", "big"], "unknown scale 'big'; choose from small, gpu"),
+        (["bias", "--minutes", "0"], "minutes is 0; it must be above 0"),
+        (["bias", "--minutes", "nan"], "minutes is nan; it must be above 0"),
+        (["bias", "--minutes", "soon"], "argument --minutes: invalid float value: 'soon'"),
+        (["bias", "--fast"], "unrecognized arguments: --fast"),
+        ([], "the following arguments are required: name"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, line, capsys):
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["bias", "--output", str(tmp_path / "file")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Not a directory" in error and error.count("\n") == 1
+
+
+def test_each_process_of_a_launcher_stands_alone(monkeypatch):
+    for name, value in {
+        "LOCAL_RANK": "1",
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "CUDA_VISIBLE_DEVICES": "4,6",
+    }.items():
+        monkeypatch.setenv(name, value)
+    stand_alone()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+    assert not {"LOCAL_RANK", "RANK", "WORLD_SIZE"} & os.environ.keys()
+    stand_alone()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+
+
+# ---- The plans
+
+
+@pytest.mark.parametrize("module", [bias, layout])
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_plans_are_whole(module, scale):
+    plan = module.plan(scale)
+    runs = list(plan.runs)
+    if plan.after:
+        runs += plan.after([{**run.cell, "accuracy": 0.5} for run in plan.runs])
+    assert len({run.key for run in runs}) == len(runs) >= 30
+    assert len({tuple(run.cell) for run in runs}) == 1
+    for run in runs:
+        assert list(run.cell)[-1] == "seed" and run.recipe.seed == run.cell["seed"]
+        run.recipe.check()
+    assert plan.question and plan.piloted
+
+
+def toy(recipe: Recipe) -> Recipe:
+    return replace(
+        recipe,
+        steps=1,
+        batch_size=2,
+        warmup_steps=0,
+        evaluate_every=0,
+        device="cpu",
+        precision="no",
+        train_images=4,
+    )
+
+
+@pytest.mark.parametrize("module", [bias, layout])
+def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "SHAPES_TEST", 16)
+    seen = {}
+    for run in module.plan("gpu").runs:  # one of each network
+        seen.setdefault((run.recipe.model, run.recipe.options, run.start is None), run)
+    assert len(seen) >= 4
+    for n, run in enumerate(seen.values()):
+        folder, recipe = tmp_path / str(n), toy(run.recipe)
+        if run.start:
+            recipe = replace(recipe, init_from=str(run.start(tmp_path, folder)))
+        results = engine.Run(recipe, folder).train()
+        assert results["step"] == 1 and np.isfinite(results["test_loss"])
+
+
+def test_layouts_cost_the_same():
+    def totals(size, **fields):
+        options = dict(option.split("=") for option in fields.get("options", ()))
+        options = {name: json.loads(value) for name, value in options.items()}
+        total = cost(create_model(fields["model"], 16, size, **options))[-1]
+        return total.parameters, total.multiply_adds
+
+    for scale, size, most in (("small", 32, 1.05), ("gpu", 128, 1.15)):
+        found = [totals(size, **layout.network(scale, name)) for name in layout.LAYOUTS]
+        for column in zip(*found, strict=True):
+            assert max(column) <= most * min(column), (scale, column)
+
+
+def test_the_enlarged_table_is_all_that_differs(tmp_path):
+    plain, enlarged = (bias.planned("small", form, 300, 3) for form in ("pre", bias.ENLARGED))
+    start = enlarged.start(tmp_path, tmp_path / "run")
+    still = replace(plain.recipe, train_images=32, steps=1, lr=1e-12, min_lr=0.0)
+    engine.Run(still, tmp_path / "a").train()
+    engine.Run(replace(still, init_from=str(start)), tmp_path / "b").train()
+    a, b = (load_file(tmp_path / name / "network" / "model.safetensors") for name in "ab")
+    for name in a:
+        factor = bias.TIMES if name.endswith("relative_bias_table") else 1
+        np.testing.assert_allclose(b[name], factor * a[name], rtol=1e-5, atol=1e-7)
+
+
+# ---- Reading
+
+
+def made(values: dict) -> dict:
+    """Stored results with these accuracies: {(form, seed): value}."""
+    runs = [
+        {
+            "form": form,
+            "images": 300,
+            "seed": seed,
+            "accuracy": value,
+            "seconds": 2.0,
+            "curves": {"accuracy": {"step": [1, 2], "value": [value / 2, value]}},
+        }
+        for (form, seed), value in values.items()
+    ]
+    return {
+        "study": "made",
+        "scale": "small",
+        "question": "?",
+        "piloted": "-",
+        "planned": 99,
+        "runs": runs,
+    }
+
+
+@pytest.fixture
+def four(tmp_path):
+    values = {
+        ("pre", 1): 0.5,
+        ("pre", 0): 0.7,
+        ("pre", 2): 0.6,
+        ("post", 0): 0.9,
+        ("post", 1): 0.65,
+        ("post", 2): 0.8,
+    }
+    (tmp_path / "made.json").write_text(json.dumps(made(values)))
+    return study("made", tmp_path)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_students_interval_is_scipys(n, level):
+    values = np.random.default_rng(n).normal(3, 2, n)
+    ours, theirs = student(values, level), stats.ttest_1samp(values, 0)
+    low, high = theirs.confidence_interval(level)
+    np.testing.assert_allclose((ours.low, ours.high), (low, high), rtol=1e-12)
+    assert ours.mean == pytest.approx(values.mean()) and (ours.n, ours.level) == (n, level)
+    assert ours.half == pytest.approx(ours.high - ours.mean) and "Student" in ours.method
+
+
+def test_students_interval_holds_the_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(1, 3, (4000, 5))
+    found = [student(row) for row in draws]
+    assert np.mean([i.low <= 1 <= i.high for i in found]) == pytest.approx(0.95, abs=0.01)
+
+
+def test_intervals_of_cells_and_of_differences(four):
+    pre, post = [0.7, 0.5, 0.6], [0.9, 0.65, 0.8]
+    assert four.interval(form="pre") == student(pre)
+    paired = four.difference({"form": "post"}, {"form": "pre"}, images=300)
+    low, high = stats.ttest_rel(post, pre).confidence_interval()
+    np.testing.assert_allclose((paired.low, paired.high), (low, high), rtol=1e-12)
+    curve = four.curve(form="post")
+    assert curve.steps.tolist() == [1, 2] and curve.n == 3
+    assert curve.mean[1] == pytest.approx(np.mean(post)) and curve.low[1] < curve.mean[1]
+    assert four.columns == ["form", "images", "seed"] and four.values("form") == ["pre", "post"]
+
+
+@pytest.mark.parametrize(
+    ("question", "line"),
+    [
+        (lambda s: s.interval(from_="pre"), "no column 'from_'; choose from form, images, seed"),
+        (lambda s: s.interval(form="mid"), "no run with {'form': 'mid'}; choose from form: pre"),
+        (lambda s: s.interval(images=300), "differ in 'form'; choose one of post, pre"),
+        (lambda s: s.interval(form="pre", seed=0), "an interval needs at least 2 runs, got 1"),
+        (lambda s: s.interval("speed", form="pre"), "no measure 'speed'; choose from accuracy"),
+        (lambda s: s.curve("speed", form="pre"), "no curve 'speed'; choose from accuracy"),
+        (lambda s: s.interval(form="pre", level=1), "level is 1; it must be above 0 and below 1"),
+    ],
+)
+def test_bad_questions_are_one_line(four, question, line):
+    with pytest.raises(ValueError, match=r"^[^\n]*$") as error:
+        question(four)
+    assert line in str(error.value)
+
+
+def test_a_study_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"no results of a study 'bios'.*choose from bias"):
+        study("bios")
+    with pytest.raises(ValueError, match="choose from none"):
+        study("bias", tmp_path)
+
+
+def test_reading_needs_neither_torch_nor_the_training_command():
+    code = (
+        "import sys; from coatnet_mini.studies import list_studies, study\n"
+        "found = study('bias'); found.interval(form='pre', images=300)\n"
+        "assert not {'torch', 'coatnet_mini.train', 'accelerate', 'matplotlib'} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+# ---- The results that are shipped
+
+
+@pytest.mark.parametrize("name", list_studies())
+def test_shipped_results_are_whole_and_small(name):
+    path = FOLDER / f"{name}.json"
+    assert path.stat().st_size <= MOST_BYTES
+    found = study(name)
+    plan = {"bias": bias, "layout": layout}[found.name].plan(found.scale)
+    runs = list(plan.runs)
+    if plan.after and len(found.runs) >= len(runs):
+        runs += plan.after(found.runs[: len(runs)])
+    assert (found.question, found.piloted) == (plan.question, plan.piloted)
+    assert found.planned == len(runs)
+    recipes = {run.key: run.told for run in runs}
+    keys = ["-".join(str(run[column]) for column in found.columns) for run in found.runs]
+    assert len(set(keys)) == len(keys) and set(keys) <= set(recipes)
+    for key, run in zip(keys, found.runs, strict=True):
+        assert run["recipe"] == recipes[key]  # made by the recipe that the code has now
+        assert run["versions"].keys() >= {"python", "torch", "numpy"} and run["device"]
+        assert 0 <= run["accuracy"] <= 1 and run["seconds"] > 0 and run["parameters"] > 0
+        for curve in run["curves"].values():
+            assert len(curve["step"]) == len(curve["value"]) > 1
+            assert np.isfinite(curve["value"]).all() and curve["step"][-1] == run["steps"]
+        assert run["curves"]["accuracy"]["value"][-1] == run["accuracy"]
+
+
+def test_the_study_of_the_bias_is_complete():
+    found = study("bias")
+    assert len(found.runs) == found.planned
+    for form in found.values("form"):
+        for images in found.values("images"):
+            assert found.interval(form=form, images=images).n == 5
