@@ -1,16 +1,17 @@
 """The companion package of the book on CoAtNet, in the order of the book.
 
-weighted_sum   y = Wx: what convolution and attention have in common
-convolution    depthwise convolution in four ways
-attention      attention, relative attention, the bias table
-blocks         squeeze-and-excitation, MBConv, the Transformer block
-coatnet        stages, the network, the family
-vit, ceit      the relatives; `classifier` is what all three share
-models         every network by name: `create_model`, `list_models`
-checkpoint     networks in and out of folders: `load`; `export` writes ONNX and torch.export
-cost, probes   what a network costs, and what it does: equivariance, reach, dependence
-images, shapes the pictures; `plots` draws; `checks` says what is wrong with an option
-book_map       the book's table of chapters, and CoAtNet drawn as its map
+weighted_sum    y = Wx: what convolution and attention have in common
+convolution     depthwise convolution in four ways
+attention       attention, relative attention, the bias table
+mending         one job for all of them: a noisy picture
+blocks          squeeze-and-excitation, MBConv, the Transformer block
+coatnet         stages, the network, the family
+vit, ceit       the relatives; `classifier` is what all three share
+models          every network by name: `create_model`, `list_models`
+checkpoint      networks in and out of folders: `load`; `export` writes ONNX and torch.export
+cost, probes    what a network costs, and what it does: equivariance, reach, dependence
+images, shapes  the pictures; `plots` draws them, `book_map` the book
+checks          what is wrong with an option, in one line
 
 Five wings stand beside them: `explore` (the book's figures), `train` (the command), `studies` (what
 was run with it, and came out), `cpu` (faster twins of the blocks) and `exercises`. A wing may
