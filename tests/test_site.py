@@ -16,6 +16,7 @@ from bs4 import BeautifulSoup
 
 from coatnet_mini.explore import MIME
 from coatnet_mini.explore.spec import slug
+from coatnet_mini.explore.twin import Computed
 from coatnet_mini.explore.widget import LEGACY
 from conftest import difference
 from tests import CHAPTERS, ROOT
@@ -154,6 +155,8 @@ def test_stored_tables_are_what_the_package_computes(chapter):
     for (figure, function), spec in zip(fresh, stored, strict=True):
         assert json.loads(figure.spec)["views"] == json.loads(spec)["views"]
         assert not difference(spec, figure.spec)
+        if isinstance(figure, Computed):  # stores the start alone; a browser sees the rest
+            continue
         states = list(itertools.product(*(a.values for a in figure.axes)))
         for state in states[:: max(1, len(states) // 50)]:
             options = {a.name: v for a, v in zip(figure.axes, state, strict=True)}
