@@ -108,20 +108,23 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
             assert text == "" if k in masked else is_printed(text, numbers.flat[k], exact)
 
 
+CONTROLS = """(root) => [...root.querySelectorAll('.cm-controls > *')].map((control) => {
+  const range = control.querySelector('input[type=range]');
+  const radios = [...control.querySelectorAll('input[type=radio]')];
+  if (control.matches('.cm-point')) return -1;
+  return range ? range.valueAsNumber : radios.findIndex((radio) => radio.checked); })"""
+
+
 def state_of(root) -> list[int]:
     """What the controls say; a position pointed at has none, and is read from the figure."""
-    controls = root.evaluate(
-        "(root) => [...root.querySelectorAll('.cm-controls > *')].map((control) => {"
-        "  const range = control.querySelector('input[type=range]');"
-        "  const radios = [...control.querySelectorAll('input[type=radio]')];"
-        "  if (control.matches('.cm-point')) return -1;"
-        "  return range ? range.valueAsNumber : radios.findIndex((radio) => radio.checked); })"
-    )
-    state = [int(k) for k in root.get_attribute("data-state").split()]
-    assert [k for k in controls if k >= 0] == [
-        s for k, s in zip(controls, state, strict=True) if k >= 0
-    ]
-    return state
+    for _ in range(60):  # a figure that computes is drawn with the next frame
+        controls = root.evaluate(CONTROLS)
+        state = [int(k) for k in root.get_attribute("data-state").split()]
+        shown = [s for k, s in zip(controls, state, strict=True) if k >= 0]
+        if [k for k in controls if k >= 0] == shown:
+            return state
+        root.evaluate("() => new Promise((done) => requestAnimationFrame(done))")
+    raise AssertionError(f"the controls say {controls}, the figure is in state {state}")
 
 
 def options_of(figure, root) -> dict:
