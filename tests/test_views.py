@@ -10,7 +10,6 @@ from hypothesis.extra import numpy as hnp
 from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
 from coatnet_mini.explore.axes import make_axes
 from coatnet_mini.explore.tables import LARGE, tabulate
-from coatnet_mini.explore.widget import LEGACY
 
 ANY = {"t": [0, 1, 2]}
 
@@ -197,7 +196,6 @@ def test_a_figure_holds_what_fits_one_screen():
 
     explore(panels(4), "four", a=[1], b=[1], c=[1])
     explore(panels(3, scalar), "three", a=[1])
-    explore(panels(9), LEGACY[0], a=[1], b=[1], c=[1], d=[1])
     for make, message in (
         (lambda: explore(panels(5), "five", a=[1]), "5 panels, ['v0', 'v1', 'v2', 'v3', 'v4']"),
         (lambda: explore(panels(4, scalar), "four", a=[1]), "a figure has at most 3"),

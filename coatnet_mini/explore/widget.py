@@ -52,16 +52,6 @@ BUDGET = 1_000_000  # bytes of table a figure may ship, before compression
 MOST_STATES = 50_000  # function calls that a reader can be asked to wait for
 MOST_CONTROLS, MOST_PANELS, MOST_SCALARS = 3, 4, 3  # what is seen together on one screen
 
-# Figures made before these limits, by title; each goes when its chapter is rewritten.
-LEGACY = (
-    "One row of W, one output",
-    "Kernel, matrix, receptive field",
-    "Temperature and query",
-    "Shift first or last",
-    "Before or after the softmax",
-    "Which pairs share a cell",
-)
-
 
 def explore(
     function: Callable[..., Mapping[str, Any]],
@@ -225,7 +215,7 @@ def check_form(title: str, axes: list[Axis], views: Mapping[str, View]) -> None:
         (panels, MOST_PANELS, "panels"),
         (scalars, MOST_SCALARS, "numbers"),
     ):
-        if len(names) > most and title not in LEGACY:
+        if len(names) > most:
             hint = "; a position can be a point(...)" if what == "controls" else ""
             raise ValueError(
                 f'"{title}" has {len(names)} {what}, {names}: a figure has at most {most}{hint}'
