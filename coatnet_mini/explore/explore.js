@@ -534,7 +534,7 @@ function fit(root) {
   if (root.offsetWidth < WIDE) return;
   for (let tall = TALL; ; tall = Math.max(LEAST, tall - 10)) {
     root.style.setProperty("--cm-tall", `${tall}px`);
-    if (tall === LEAST || root.offsetHeight <= HIGHEST) return;
+    if (tall === LEAST || root.getBoundingClientRect().height <= HIGHEST) return;
   }
 }
 
