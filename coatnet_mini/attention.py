@@ -93,7 +93,7 @@ def attention_weights(
     Returns:
         (..., N, M). Rows sum to 1, except for "post", where they sum to 1 + Σ_j w_{i−j}.
     """
-    one_of("relative_bias", form, FORMS)
+    one_of("form", form, FORMS)
     logits = (q * scale) @ (q if k is None else k).transpose(-2, -1)
     if bias is None or form == "none":
         return logits.softmax(-1)
@@ -143,7 +143,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"width {out_dim} is not a multiple of head_dim {head_dim}")
         if grid is None and relative_bias != "none":
             raise ValueError(f"relative_bias {relative_bias!r} needs a grid (H, W), got None")
-        self.heads, self.head_dim, self.form = out_dim // head_dim, head_dim, relative_bias
+        self.heads, self.head_dim, self.relative_bias = out_dim // head_dim, head_dim, relative_bias
         self.qkv = nn.Linear(dim, 3 * out_dim)
         self.out = nn.Linear(out_dim, out_dim)
         if relative_bias == "none":
@@ -168,16 +168,16 @@ class MultiHeadAttention(nn.Module):
         q, k, v = self.heads_of(x)  # each (B, heads, N, d)
         bias = self.bias(grid)  # (heads, N, N), or None
         # Four dimensions: a mask of three keeps PyTorch from its fused kernel on a CPU.
-        mask = bias[None] if self.form == "pre" else None
+        mask = bias[None] if self.relative_bias == "pre" else None
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # scales q·k by d^−0.5
-        if self.form == "post":
+        if self.relative_bias == "post":
             y = y + bias @ v
         return self.out(y.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """The weights with which `forward` sums the values, written out: (B, heads, N, N)."""
         q, k, _ = self.heads_of(x)
-        return attention_weights(q, k, self.bias(grid), self.form, self.head_dim**-0.5)
+        return attention_weights(q, k, self.bias(grid), self.relative_bias, self.head_dim**-0.5)
 
     def forward_written_out(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """`forward` without the fused operator: the specification of the fused form."""

@@ -76,7 +76,7 @@ def multi_head_loop(attention, x):
     heads, d = attention.heads, attention.head_dim
     y = torch.zeros(*x.shape[:2], heads * d)
     w = None
-    if attention.form != "none":
+    if attention.relative_bias != "none":
         w = bias_loop(attention.relative_bias_table, *attention.grid)
     q, k, v = (
         x @ attention.qkv.weight[s].T + attention.qkv.bias[s]
@@ -87,10 +87,10 @@ def multi_head_loop(attention, x):
             c = slice(h * d, (h + 1) * d)
             for i in range(x.shape[1]):
                 logits = k[b, :, c] @ q[b, i, c] / math.sqrt(d)
-                if attention.form == "pre":
+                if attention.relative_bias == "pre":
                     logits = logits + w[h, i]
                 weights = logits.exp() / logits.exp().sum()
-                if attention.form == "post":
+                if attention.relative_bias == "post":
                     weights = weights + w[h, i]
                 y[b, i, c] = weights @ v[b, :, c]
     return y @ attention.out.weight.T + attention.out.bias

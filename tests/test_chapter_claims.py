@@ -75,7 +75,7 @@ def one_table_for_all_heads(right, layer, *args, **options):
 
 def a_second_product_for_pre(right, layer, x, *args):
     y = right(layer, x, *args)
-    if layer.form == "pre":
+    if layer.relative_bias == "pre":
         y.new_zeros(y.shape[1], y.shape[1]) @ y  # multiply-adds that no output needs
     return y
 

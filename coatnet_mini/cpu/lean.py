@@ -56,7 +56,7 @@ class LeanAttention(MultiHeadAttention):
     """
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        learns = self.form == "pre" and self.relative_bias_table.requires_grad
+        learns = self.relative_bias == "pre" and self.relative_bias_table.requires_grad
         if not (learns and is_lean(x)):
             return super().forward(x, grid)
         q, k, v = self.heads_of(x)  # each (B, heads, N, d)
