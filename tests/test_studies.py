@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from subprocess import PIPE
 
@@ -22,7 +23,7 @@ from coatnet_mini.studies import bias, layout, list_studies, student, study
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.studies.results import FOLDER
-from coatnet_mini.studies.running import Workplace, go, time_limit
+from coatnet_mini.studies.running import Workplace, go, time_limit, write
 from coatnet_mini.train import run as engine
 from coatnet_mini.train import sources
 from coatnet_mini.train.recipe import Recipe
@@ -77,10 +78,10 @@ def worker():
     def start(folder, runs=4, steps=6, launcher=()) -> subprocess.Popen:
         code = (
             "from pathlib import Path; from coatnet_mini.studies.__main__ import stand_alone; "
-            "stand_alone(); from coatnet_mini.studies.running import go; "
+            "stand_alone(); from coatnet_mini.studies.running import Workplace, go; "
             "from tests.test_studies import few_digits, sources, tiny; "
             "sources.raw_digits = few_digits; "
-            f"go(tiny({runs}, {steps}), Path({str(folder)!r}), None, print)"
+            f"go(Workplace(tiny({runs}, {steps}), Path({str(folder)!r})), None, print)"
         )
         script = Path(folder).with_suffix(".py")
         script.write_text(code, encoding="utf-8")
@@ -106,7 +107,7 @@ def output(process) -> str:
 
 def test_every_run_leaves_one_row_with_its_provenance(tmp_path):
     said = []
-    assert go(tiny(), tmp_path, None, said.append)
+    assert go(Workplace(tiny(), tmp_path), None, said.append)
     found = study("tiny", tmp_path)
     assert found.planned == len(found.runs) == len(said) == 4
     assert [(run["lr"], run["seed"]) for run in found.runs] == [
@@ -126,10 +127,10 @@ def test_every_run_leaves_one_row_with_its_provenance(tmp_path):
 
 
 def test_a_finished_study_does_nothing_again(tmp_path, monkeypatch):
-    go(tiny(), tmp_path, None, str)
+    go(Workplace(tiny(), tmp_path), None, str)
     before = rows(tmp_path)
     monkeypatch.setattr(Workplace, "do", None)
-    assert go(tiny(), tmp_path, None, str)
+    assert go(Workplace(tiny(), tmp_path), None, str)
     assert rows(tmp_path) == before
 
 
@@ -145,7 +146,7 @@ def test_ended_in_the_middle_it_goes_on_and_ends_the_same(tmp_path, worker, numb
     process.wait()
     assert not (ended / "tiny.json").exists()
     for folder in (ended, whole):
-        assert go(tiny(2, 40), folder, None, str)
+        assert go(Workplace(tiny(2, 40), folder), None, str)
     assert [run["resumed"] for run in rows(ended)] == [True, False]
     for one, other in zip(rows(ended), rows(whole), strict=True):
         for name in ("accuracy", "test_loss", "curves", "steps"):
@@ -212,16 +213,16 @@ def test_a_claimed_run_is_left_to_the_other(tmp_path):
             assert not theirs
         with other.claim(second) as theirs:
             assert theirs
-        assert not go(tiny(2), tmp_path, None, str)
+        assert not go(Workplace(tiny(2), tmp_path), None, str)
         assert [run["lr"] for run in rows(tmp_path)] == [2e-3]
     with place.claim(first) as mine:
         assert mine
 
 
 def test_results_of_another_recipe_are_refused(tmp_path):
-    go(tiny(2), tmp_path, None, str)
+    go(Workplace(tiny(2), tmp_path), None, str)
     with pytest.raises(ValueError, match=r"another recipe \(steps\)"):
-        go(tiny(2, steps=8), tmp_path, None, str)
+        go(Workplace(tiny(2, steps=8), tmp_path), None, str)
 
 
 def test_further_runs_may_depend_on_the_first(tmp_path):
@@ -233,12 +234,28 @@ def test_further_runs_may_depend_on_the_first(tmp_path):
 
     plan = tiny(2)
     kept = tuple(replace(run, keep=True) for run in plan.runs)
-    assert go(replace(plan, runs=kept, after=more), tmp_path, None, str)
+    assert go(Workplace(replace(plan, runs=kept, after=more), tmp_path), None, str)
     assert [run["lr"] for run in rows(tmp_path)] == [1e-3, 2e-3, 5e-4]
     assert study("tiny", tmp_path).planned == 3
 
 
 # ---- The command
+
+
+def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Workplace, "do", None)
+    monkeypatch.setattr(bias, "plan", lambda scale: replace(tiny(), name="bias"))
+    folder = tmp_path / "bias_small"
+    for run, accuracy in zip(tiny().runs[:3], (0.5, 0.25, 0.75), strict=True):
+        row = {**run.cell, "accuracy": accuracy, "recipe": run.told}
+        write(Workplace(tiny(), folder).folder / "finished" / f"{run.key}.json", row)
+    assert main(["bias", "--collect", "--output", str(tmp_path)]) == 0
+    first, pair, single, last = capsys.readouterr().out.splitlines()
+    assert "3 of 4 runs" in first and "Student's t" in first
+    low, high = stats.ttest_1samp([50, 75], 0).confidence_interval()
+    assert f"62.50 [{low:6.2f}, {high:6.2f}]  2 runs  0.001" in pair
+    assert single.split() == ["25.00", "1", "runs", "0.002"]
+    assert last == f"results in {folder / 'bias.json'}"
 
 
 @pytest.mark.parametrize(
@@ -482,9 +499,7 @@ def test_shipped_results_are_whole_and_small(name):
         assert run["curves"]["accuracy"]["value"][-1] == run["accuracy"]
 
 
-def test_the_study_of_the_bias_is_complete():
+def test_the_study_of_the_bias_has_every_form_at_both_sizes():
     found = study("bias")
-    assert len(found.runs) == found.planned
-    for form in found.values("form"):
-        for images in found.values("images"):
-            assert found.interval(form=form, images=images).n == 5
+    cells = {(run["form"], run["images"]) for run in found.runs}
+    assert cells >= set(product(("none", "pre", "post"), bias.IMAGES["small"]))

@@ -7,7 +7,10 @@ coatnet_mini.studies NAME` starts one process for each GPU, and each does runs o
 import argparse
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
+
+from coatnet_mini.studies.results import study, table
 
 STUDIES = ("bias", "layout")
 SCALES = ("small", "gpu")
@@ -35,6 +38,7 @@ def read_arguments(arguments: list[str]) -> argparse.Namespace:
         default=Path("runs/studies"),
         help="folder for what is unfinished and for the results",
     )
+    parser.add_argument("--collect", action="store_true", help="run nothing; show what there is")
     chosen = parser.parse_args(arguments)
     if chosen.name not in STUDIES:
         raise ValueError(f"unknown study {chosen.name!r}; choose from {', '.join(STUDIES)}")
@@ -57,44 +61,41 @@ def stand_alone() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = devices[int(rank) % len(devices)] if devices else rank
 
 
-def plan_of(name: str, scale: str):
-    from importlib import import_module
-
-    return import_module(f"coatnet_mini.studies.{name}").plan(scale)
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 if nothing is left to do, 1 for an error, 130 if stopped."""
+    """Returns the exit code: 0, 1 for an error, 130 if the study was stopped."""
     stand_alone()
     try:
-        chosen = read_arguments(sys.argv[1:] if arguments is None else arguments)
-        from tqdm import tqdm
-
-        from coatnet_mini.studies.running import go
-        from coatnet_mini.train.run import Stopped
-
-        plan = plan_of(chosen.name, chosen.scale)
-        folder = chosen.output / f"{chosen.name}_{chosen.scale}"
-        try:
-            whole = go(plan, folder, chosen.minutes, tqdm.write)
-        except (KeyboardInterrupt, Stopped):
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            return 130
+        return run(read_arguments(sys.argv[1:] if arguments is None else arguments))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("coatnet_mini"):
             raise
-        print(
-            f"error: {error.name} is not installed; pip install 'coatnet-mini[train]'",
-            file=sys.stderr,
-        )
-        return 1
-    except (ValueError, OSError, ArithmeticError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    print(
-        f"{'finished' if whole else 'the rest is being done by others'}; "
-        f"results in {folder / chosen.name}.json"
-    )
+        return fail(f"{error.name} is not installed; pip install 'coatnet-mini[train]'")
+    except (ValueError, OSError) as error:
+        return fail(" ".join(str(error).split()))
+
+
+def fail(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return 1
+
+
+def run(chosen: argparse.Namespace) -> int:
+    """Do what is left, and show all that there is."""
+    from tqdm import tqdm
+
+    from coatnet_mini.studies.running import Workplace, go
+    from coatnet_mini.train.run import Stopped
+
+    plan = import_module(f"coatnet_mini.studies.{chosen.name}").plan(chosen.scale)
+    place = Workplace(plan, chosen.output / f"{chosen.name}_{chosen.scale}")
+    try:
+        if not chosen.collect:
+            go(place, chosen.minutes, tqdm.write)
+    except (KeyboardInterrupt, Stopped):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    path = place.collect()
+    print(f"{table(study(chosen.name, path.parent))}\nresults in {path}")
     return 0
 
 

@@ -102,6 +102,8 @@ class Study:
     @property
     def columns(self) -> list[str]:
         """What sets runs apart, the seed last; a run's measures stand after it."""
+        if not self.runs:
+            return []
         names = list(self.runs[0])
         return names[: names.index("seed") + 1]
 
@@ -166,6 +168,22 @@ class Study:
                     f"{', '.join(sorted(map(str, found)))}"
                 )
         return runs
+
+
+def table(found: Study) -> str:
+    """The held-out accuracy of each cell in percent: mean, interval, number of runs."""
+    lines = [
+        f"study {found.name}: {len(found.runs)} of {found.planned} runs; held-out accuracy (%), "
+        f"95 % intervals by {METHOD}"
+    ]
+    for values in dict.fromkeys(tuple(run[c] for c in found.columns[:-1]) for run in found.runs):
+        runs = found.where(**dict(zip(found.columns, values, strict=False)))
+        reached = [100 * run["accuracy"] for run in runs]
+        text = f"{np.mean(reached):6.2f}"
+        if len(reached) > 1:
+            text += " [{0.low:6.2f}, {0.high:6.2f}]".format(student(reached))
+        lines.append(f"  {text:23}  {len(reached)} runs  {', '.join(map(str, values))}")
+    return "\n".join(lines)
 
 
 def list_studies() -> list[str]:

@@ -110,7 +110,7 @@ class Workplace:
                 "piloted": self.plan.piloted,
                 "planned": len(runs),
             }
-            write(path, {**about, "runs": [rows[run.key] for run in runs if run.key in rows]})
+            write(path, {**about, "runs": [rows[run.key] for run in runs if self.finished(run)]})
         return path
 
 
@@ -166,15 +166,14 @@ def device_name(device: str) -> str:
     return f"{device}, {os.cpu_count()} cores of {platform.machine()}"
 
 
-def go(plan: Plan, folder: Path, minutes: float | None, say: Callable[[str], None]) -> bool:
+def go(place: Workplace, minutes: float | None, say: Callable[[str], None]) -> bool:
     """Do what is left of a study, until it is done or time is up; True if all is finished.
 
     What another process is doing is left to it. A run that is stopped, by time or by Ctrl-C, is
     kept as far as it got.
     """
-    place = Workplace(plan, folder)
     runs, left = place.runs(), True
-    with time_limit(minutes), tqdm(total=len(runs), unit="run", desc=plan.name) as bar:
+    with time_limit(minutes), tqdm(total=len(runs), unit="run", desc=place.plan.name) as bar:
         while left:
             left = False
             for run in place.runs():
