@@ -4,10 +4,11 @@
     python -m tools.clock --write      # stamps the line where a chapter has one already
     python -m tools.clock --write 05   # ... and into the head of chapter 5
 
-The line is `core 30 · deeper 20 · exercises 45 minutes`. A reader takes 180 words or 12 visible
-lines of code a minute. *Deeper* is the section "Going deeper", *exercises* the section
-"Exercises", whose exercises state their minutes, *core* every other section. What the page folds
-counts nothing: code in hidden cells, and text in <details>.
+The line is `core 30 · deeper 20 · exercises 45 minutes`. A reader takes 180 words or 12 lines, of
+code or of what it prints, a minute; two minutes for a live figure, half a minute for a picture or
+a guess. *Deeper* is the section "Going deeper", *exercises* the section "Exercises", whose
+exercises state their minutes, *core* every other section. What the page folds counts nothing:
+code in hidden cells, hidden outputs, and text in <details>.
 """
 
 import argparse
@@ -22,10 +23,11 @@ from tools.home import dumps, write
 
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
 WORDS_A_MINUTE, LINES_A_MINUTE = 180, 12
-PLAY = 2  # minutes that the tour gives to a live figure
+PLAY, LOOK = 2, 0.5  # minutes for a live figure; for a picture or a guess
 MOST_CORE, MOST_LINES = 30, 5  # minutes of core; visible lines of code down to the first figure
 SECTIONS = {"## Going deeper": "deeper", "## Exercises": "exercises"}
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+HIDDEN_OUTPUT = {"hide-output", "hide-cell", "remove-output", "remove-cell"}
 LIVE = "application/vnd.coatnet-mini."
 LINE = re.compile(r"^core \d+ · deeper \d+ · exercises \d+ minutes$", re.M)
 STATED = re.compile(r"^Difficulty \d of 5 · (\d+) min", re.M)
@@ -93,12 +95,24 @@ def reading(text: str) -> float:
 
 
 def reading_of_code(cell: dict) -> float:
-    """Minutes for the visible code of a cell, its caption, and the guess that it asks."""
+    """Minutes for what the page shows of a code cell: its source, and its outputs."""
+    lines = visible_lines(cell)
+    if HIDDEN_OUTPUT & tags(cell):
+        return lines / LINES_A_MINUTE
+    lines += sum(lines_of(text_of(output.get("text", ""))) for output in cell.get("outputs", []))
     words = words_of(cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption", ""))
+    seeing = 0.0
     for data in outputs(cell):
-        if 'class="cm-guess"' in text_of(data.get("text/html", "")):
+        if is_live(data):
+            seeing += PLAY
+        elif is_picture(data):
+            seeing += LOOK
+        elif 'class="cm-guess"' in text_of(data.get("text/html", "")):
+            seeing += LOOK
             words += words_of(text_of(data["text/plain"]).partition("\nAnswer: ")[0])
-    return words / WORDS_A_MINUTE + visible_lines(cell) / LINES_A_MINUTE
+        elif list(data) == ["text/plain"]:
+            lines += lines_of(text_of(data["text/plain"]))
+    return words / WORDS_A_MINUTE + lines / LINES_A_MINUTE + seeing
 
 
 def tour(notebook: dict) -> float:
@@ -124,7 +138,11 @@ def lines_above(notebook: dict) -> int:
 
 
 def visible_lines(cell: dict) -> int:
-    return 0 if HIDDEN & set(cell["metadata"].get("tags", [])) else lines_of(source(cell))
+    return 0 if HIDDEN & tags(cell) else lines_of(source(cell))
+
+
+def tags(cell: dict) -> set[str]:
+    return set(cell["metadata"].get("tags", []))
 
 
 def outputs(cell: dict) -> list[dict]:
@@ -133,6 +151,10 @@ def outputs(cell: dict) -> list[dict]:
 
 def is_live(data: dict) -> bool:
     return any(kind.startswith(LIVE) for kind in data)
+
+
+def is_picture(data: dict) -> bool:
+    return any(kind.startswith("image/") for kind in data)
 
 
 def source(cell: dict) -> str:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # for `tools`, which no one installs
 
 from coatnet_mini.book_map import CHAPTERS, PARTS_OF_THE_BOOK, Chapter, you_are_here  # noqa: E402
-from tools.clock import LINE, PLAY, Clock, clock  # noqa: E402
+from tools.clock import LINE, Clock, clock  # noqa: E402
 
 Link = Callable[[Chapter], str | None]
 MAP = re.compile(r'<nav class="book-map"(?: data-chapter="(\d+)")?.*?</nav>', re.S)
@@ -68,7 +68,7 @@ def routes_html(link: Link) -> str:
     core = sum(c.core for c in read)
     every = core + sum(c.deeper + c.exercises for c in read)
     rows = {
-        "Tour": (tour, f"The live figures, the text above and below each, {PLAY} minutes of play."),
+        "Tour": (tour, "The figures with controls, and the text above and below each."),
         "Core": (core, "The chapters without <em>Going deeper</em> and without exercises."),
         "Everything": (every, "Every section, and the exercises at the time each states."),
     }
