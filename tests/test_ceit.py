@@ -41,8 +41,9 @@ PAPER = {  # FLOPs that the paper prints, 224 and 384 pixels
     "ceit_tiny": {224: 1.2, 384: 3.6},
     "ceit_small": {224: 4.5, 384: 12.9},
 }
-TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_size=(32, 48),
-            i2t_channels=6)  # fmt: skip
+TINY = dict(
+    width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_size=(32, 48), i2t_channels=6
+)
 
 
 def tiny(**options):
@@ -158,8 +159,10 @@ def test_image_to_tokens_by_a_loop():
     for image in x:
         y = convolve(image, i2t.conv1.weight, 2, 3)
         bias = i2t.patches.bias[:, None, None]
-        for order, rows in ((lambda y: max_pool(batch_norm(y, i2t.norm1)), expected),
-                            (lambda y: batch_norm(max_pool(y), i2t.norm1), wrong)):  # fmt: skip
+        for order, rows in (
+            (lambda y: max_pool(batch_norm(y, i2t.norm1)), expected),
+            (lambda y: batch_norm(max_pool(y), i2t.norm1), wrong),
+        ):
             rows.append(convolve(order(y), i2t.patches.weight, 2, 0) + bias)
     assert tokens.shape == (2, 5, 2, 3)
     assert difference(tokens, torch.stack(expected)) < 1e-12
@@ -347,7 +350,9 @@ def test_dropping_the_last_leff_leaves_the_logits_as_they_are(training):
     model, short, x = tiny(), tiny(last_leff=False), images(batch=4)
     missing, unexpected = short.load_state_dict(model.state_dict(), strict=False)
     assert not missing and {name.rsplit(".", 2)[0] for name in unexpected} <= {
-        "blocks.2.mlp", "blocks.2"}  # fmt: skip
+        "blocks.2.mlp",
+        "blocks.2",
+    }
     assert difference(short.train(training)(x), model.train(training)(x)) < 1e-12
     short.train(training)(x).square().sum().backward()
     assert all(p.grad.abs().max() > 0 for p in short.parameters())
@@ -456,8 +461,13 @@ def test_members_are_listed_built_and_costed(name):
     depth = model.config.depth
     lca = ["lca"] if name.startswith("ceit") else []
     assert [row.name for row in rows] == [
-        "stem", "embedding", *(f"blocks.{n}" for n in range(depth)), *lca, "head", "total",
-    ]  # fmt: skip
+        "stem",
+        "embedding",
+        *(f"blocks.{n}" for n in range(depth)),
+        *lca,
+        "head",
+        "total",
+    ]
     for field in ("parameters", "multiply_adds", "attention_multiply_adds", "attention_bytes"):
         assert sum(getattr(row, field) for row in rows[:-1]) == getattr(rows[-1], field)
     assert rows[-1].parameters == count(model)

@@ -32,12 +32,19 @@ REFUSED = [
     refused("coatnet_pico", "unknown option 'n'; choose from kind, depth", stages=[{"n": 1}, T]),
     refused("coatnet_pico", "stages has 101 stages; at most 100", stages=[S] + [T] * 100),
     refused("coatnet_pico", "would have 1e[+]09 blocks", stages=[S, ["T", 999_999_999, 32]]),
-    refused("coatnet_pico", "stage depth is .*; it must be at most 1,000,000,000",
-            stages=[S, ["T", 10**4000, 32]]),
-    refused("coatnet_pico", "would have 9e[+]18 parameters", stages=[S, ["T", 1, 10**9]],
-            head_dim=10**9),
-    refused("coatnet_pico", "image size 32×32 does not fit",
-            stages=[["S", 1, 8, 10**9]] + [["C", 1, 8, 10**9]] * 99),
+    refused(
+        "coatnet_pico",
+        "stage depth is .*; it must be at most 1,000,000,000",
+        stages=[S, ["T", 10**4000, 32]],
+    ),
+    refused(
+        "coatnet_pico", "would have 9e[+]18 parameters", stages=[S, ["T", 1, 10**9]], head_dim=10**9
+    ),
+    refused(
+        "coatnet_pico",
+        "image size 32×32 does not fit",
+        stages=[["S", 1, 8, 10**9]] + [["C", 1, 8, 10**9]] * 99,
+    ),
     refused("coatnet_pico", "head_dim is 0; it must be a positive integer", head_dim=0),
     refused("coatnet_pico", "head_dim is 'abc'; it must be a positive integer", head_dim="abc"),
     refused("coatnet_pico", "head_dim is 32.0; it must be a positive integer", head_dim=32.0),
@@ -59,8 +66,12 @@ REFUSED = [
     refused("coatnet_pico", "batch_norm_momentum is 2; it must be", batch_norm_momentum=2),
     refused("coatnet_pico", "layer_norm_eps is None; it must be above 0", layer_norm_eps=None),
     refused("coatnet_pico", "would have 1.9e[+]10 parameters", image_size=100_000),
-    refused("coatnet_pico", "would have .* activations; the limit is 1e[+]10", image_size=100_000,
-            relative_bias="none"),
+    refused(
+        "coatnet_pico",
+        "would have .* activations; the limit is 1e[+]10",
+        image_size=100_000,
+        relative_bias="none",
+    ),
     refused("coatnet_pico", "image_size is True; it must be a positive", image_size=True),
     refused("coatnet_pico", r"image_size is \[8, '8'\]; it must be", image_size=[8, "8"]),
     refused("coatnet_pico", r"image_size is \[32, 0\]; it must be", image_size=[32, 0]),
@@ -79,7 +90,7 @@ REFUSED = [
     refused("ceit_pico", "i2t_convs is .*, at most 10", i2t_convs=[[3, 1]] * 11),
     refused("ceit_pico", "patch_size is 'x'; it must be a positive", patch_size="x"),
     refused("ceit_pico", "would have .* parameters", i2t_channels=10**9),
-]  # fmt: skip
+]
 
 
 def configuration(name, **options):

@@ -102,8 +102,11 @@ def environment(twin, tmp_path_factory):
     git = ["git", "-c", "user.name=twin", "-c", "user.email=twin@localhost"]
     listed = subprocess.run(
         [*git, "ls-files", "-co", "--exclude-standard", "-z"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     tree = folder / "tree"
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
@@ -136,9 +139,13 @@ class TwinKernel(NotebookClient):
     def create_kernel_manager(self):
         manager = super().create_kernel_manager()
         manager.kernel_spec.argv = [
-            str(PYTHON), "-m", "ipykernel_launcher", "-f", "{connection_file}",
+            str(PYTHON),
+            "-m",
+            "ipykernel_launcher",
+            "-f",
+            "{connection_file}",
             "--IPKernelApp.exec_lines=import google.colab",  # there before the first cell
-        ]  # fmt: skip
+        ]
         return manager
 
 
@@ -169,8 +176,10 @@ def test_chapter_runs_in_colab(path, environment, tmp_path):
     assert which == f"{PINNED['ipython']} {PINNED['ipywidgets']}"
     explorables = [c for c in notebook.cells if c.cell_type == "code" and "explore(" in c.source]
     for cell in explorables:
-        assert any("application/vnd.jupyter.widget-view+json" in output.get("data", {})
-                   for output in cell.outputs), f"no widget from {cell.id}"  # fmt: skip
+        assert any(
+            "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+            for output in cell.outputs
+        ), f"no widget from {cell.id}"
     if explorables:
         log = Path(environment["COLAB_TWIN_LOG"]).read_text()
         assert "custom widget manager" in log

@@ -38,8 +38,12 @@ GMACS = {  # size: name: (stride in the expansion, in the depthwise convolution)
         "coatnet_5": (804.0, 820.1),
     },
 }
-PAPER = {"coatnet_0": (4.2, 4.6), "coatnet_1": (8.4, 8.8), "coatnet_2": (15.7, 16.6),
-         "coatnet_3": (34.7, None)}  # Tables 4 and 9, 224 pixels  # fmt: skip
+PAPER = {
+    "coatnet_0": (4.2, 4.6),
+    "coatnet_1": (8.4, 8.8),
+    "coatnet_2": (15.7, 16.6),
+    "coatnet_3": (34.7, None),
+}  # Tables 4 and 9, 224 pixels
 
 
 @pytest.mark.parametrize("size, name", [(s, n) for s in GMACS for n in GMACS[s]])

@@ -22,9 +22,11 @@ from tests.image_files import NAMES, damage, picture, write_folder, write_parque
 
 def everything(loader: Loader) -> list[tuple[int, int]]:
     """(grey, label) of all held-out images, in order."""
-    return [(int(image[0, 0, 0]), int(label))
-            for batch in loader.evaluate(5)
-            for image, label in zip(*batch, strict=True)]  # fmt: skip
+    return [
+        (int(image[0, 0, 0]), int(label))
+        for batch in loader.evaluate(5)
+        for image, label in zip(*batch, strict=True)
+    ]
 
 
 def loader(split, memory=0.0, strict=False) -> Loader:
@@ -153,8 +155,13 @@ def test_image_folder(tmp_path, memory):
 
 @pytest.mark.parametrize("column", [None, NAMES, [0, 1, 2]], ids=["classes", "strings", "integers"])
 def test_parquet(tmp_path, column):
-    train, test = open_data(Recipe(data=str(write_parquet(tmp_path / "data", column)),
-                                   image_column="picture", label_column="kind"))  # fmt: skip
+    train, test = open_data(
+        Recipe(
+            data=str(write_parquet(tmp_path / "data", column)),
+            image_column="picture",
+            label_column="kind",
+        )
+    )
     assert train.classes == (["0", "1", "2"] if column == [0, 1, 2] else NAMES)
     assert sorted(everything(loader(test))) == expected_pictures()
 
@@ -340,12 +347,14 @@ def test_bad_data_in_one_line(tmp_path):
         (dict(data=folder, split_train="all"), "no split 'all'; choose from"),
         (dict(data=folder, split_test="all"), "no split 'all'; choose from"),
         (dict(data=folder, image_column="pixels"), "no column 'pixels' among picture, kind"),
-        (dict(data=odd, label_column="kind", num_classes=3),
-         r"train\[2\] has the label 7; the classes are 0, 1, 2"),
+        (
+            dict(data=odd, label_column="kind", num_classes=3),
+            r"train\[2\] has the label 7; the classes are 0, 1, 2",
+        ),
         (dict(data=negative, label_column="kind"), "has the label -1; the classes are 0, 1"),
         (dict(data=odd, label_column="kind", streaming=True, steps=1), "--num-classes"),
         (dict(train_images=5000), "train_images is 5000; digits has 1198"),
-    ]  # fmt: skip
+    ]
     for flags, message in cases:
         with pytest.raises(ValueError, match=message) as caught:
             open_data(Recipe(**flags))
@@ -354,8 +363,16 @@ def test_bad_data_in_one_line(tmp_path):
 
 def test_stream_names_a_label_out_of_range(tmp_path):
     folder = str(write_parquet(tmp_path / "data", column=[0, 1, 7]))
-    train, _ = open_data(Recipe(data=folder, label_column="kind", num_classes=3, streaming=True,
-                                steps=1, shuffle_buffer=1))  # fmt: skip
+    train, _ = open_data(
+        Recipe(
+            data=folder,
+            label_column="kind",
+            num_classes=3,
+            streaming=True,
+            steps=1,
+            shuffle_buffer=1,
+        )
+    )
     with pytest.raises(ValueError, match="has the label 7; the classes are 0, 1, 2"):
         next(loader(train).train(Share(6), 0))
 

@@ -11,8 +11,9 @@ from tests.helpers import difference
 
 def network(**options):
     sizes = ((3, 2, 1, 1, 1), (4, 8, 8, 16, 16))
-    config = CoAtNetConfig.from_layout("CCTT", *sizes, head_dim=8, num_classes=5, image_size=64,
-                                       **options)  # fmt: skip
+    config = CoAtNetConfig.from_layout(
+        "CCTT", *sizes, head_dim=8, num_classes=5, image_size=64, **options
+    )
     model = CoAtNet(config).eval()
     for name, tensor in model.state_dict().items():
         if name.endswith(("running_mean", "bias", "table")):

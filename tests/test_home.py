@@ -20,11 +20,21 @@ HOST = "github"
 
 def notebook(*, setup=True):
     cells = [
-        {"id": "title", "cell_type": "markdown", "metadata": {},
-         "source": ["# One\n", "\n", "Why?"]},
-        {"id": "sum", "cell_type": "code", "metadata": {}, "source": ["1 + 1"], "outputs": [],
-         "execution_count": None},
-    ]  # fmt: skip
+        {
+            "id": "title",
+            "cell_type": "markdown",
+            "metadata": {},
+            "source": ["# One\n", "\n", "Why?"],
+        },
+        {
+            "id": "sum",
+            "cell_type": "code",
+            "metadata": {},
+            "source": ["1 + 1"],
+            "outputs": [],
+            "execution_count": None,
+        },
+    ]
     document = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     if setup:
         home.stamp_notebook(document, "01_one.ipynb", "")
@@ -53,8 +63,11 @@ def make_home(root, **variables):
     environment = {k: v for k, v in os.environ.items() if k not in ("REPO", "FORCE", "PYTHONPATH")}
     return subprocess.run(
         [sys.executable, "-m", "tools.home"],
-        cwd=root, env=environment | variables, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=root,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("repo", ["ada/engine", "A-1/b.c_d-e", "a" * 39 + "/" + "b" * 100, "x/.x"])
@@ -64,11 +77,31 @@ def test_github_names_are_accepted(repo):
 
 @pytest.mark.parametrize(
     "repo",
-    ["", "engine", "ada/", "/engine", "ada/engine/x", "ada engine", "-ada/engine", "ada-/engine",
-     "a--b/engine", "a_b/engine", "a" * 40 + "/x", "ada/" + "b" * 101, "ada/..", "ada/.",
-     "ada/engine.git", "ada/e ngine", "ada/engine\n", "ada/é", "https://example.org/ada/engine",
-     "ada/x;rm", 'ada/"x"', "{ada}/x"],
-)  # fmt: skip
+    [
+        "",
+        "engine",
+        "ada/",
+        "/engine",
+        "ada/engine/x",
+        "ada engine",
+        "-ada/engine",
+        "ada-/engine",
+        "a--b/engine",
+        "a_b/engine",
+        "a" * 40 + "/x",
+        "ada/" + "b" * 101,
+        "ada/..",
+        "ada/.",
+        "ada/engine.git",
+        "ada/e ngine",
+        "ada/engine\n",
+        "ada/é",
+        "https://example.org/ada/engine",
+        "ada/x;rm",
+        'ada/"x"',
+        "{ada}/x",
+    ],
+)
 def test_wrong_repo_changes_nothing_and_takes_one_line(checkout, repo):
     before = contents(checkout)
     run = make_home(checkout, REPO=repo)
@@ -169,9 +202,12 @@ def test_the_workflows_own_command_refuses(checkout):
     environment = {"PATH": f"{checkout}{os.pathsep}{os.environ['PATH']}"}
     for repository, code in (("eve/copy", 1), ("ada/engine", 0)):
         run = subprocess.run(
-            ["sh", "-c", step], cwd=checkout, capture_output=True, text=True,
+            ["sh", "-c", step],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
             env=environment | {"GITHUB_REPOSITORY": repository},
-        )  # fmt: skip
+        )
         assert run.returncode == code, run.stderr
         assert ("make home" in run.stderr) == bool(code)
         home.stamp("ada/engine", checkout)

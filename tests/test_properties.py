@@ -12,9 +12,11 @@ from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig
 from coatnet_mini.cpu.fuse import fuse
 
 OPTIONS = settings(
-    max_examples=12, deadline=None, derandomize=True,
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
-)  # fmt: skip
+)
 
 
 @st.composite

@@ -55,9 +55,12 @@ def bare(tmp_path):
 
 def make_environment(bare, **variables):
     return subprocess.run(
-        ["sh", "tools/make_environment.sh"], cwd=bare, capture_output=True, text=True,
+        ["sh", "tools/make_environment.sh"],
+        cwd=bare,
+        capture_output=True,
+        text=True,
         env={"PATH": str(bare / "bin"), **variables},
-    )  # fmt: skip
+    )
 
 
 def test_no_python_says_so(bare):
@@ -200,16 +203,19 @@ def chapter(folder, *sources):
 
 def test_executed_chapter_is_the_same_twice(tmp_path):
     path = chapter(
-        tmp_path, "print(2)", "import sys; print('a'); print('b', file=sys.stdout); 1 + 1",
+        tmp_path,
+        "print(2)",
+        "import sys; print('a'); print('b', file=sys.stdout); 1 + 1",
         "import os; os.environ['OMP_NUM_THREADS']",
-    )  # fmt: skip
+    )
     first, second = (execute_chapters.execute(path, "") for _ in range(2))
     ids = [cell.id for cell in first.cells]
     assert ids[:2] == ["title", "setup"] and len(set(ids)) == len(ids)
     assert nbformat.writes(first) == nbformat.writes(second)
     assert first.metadata == {
-        "kernelspec": execute_chapters.KERNEL, "language_info": execute_chapters.LANGUAGE,
-    }  # fmt: skip
+        "kernelspec": execute_chapters.KERNEL,
+        "language_info": execute_chapters.LANGUAGE,
+    }
     assert first.cells[-1].metadata == {"tags": ["nbval-ignore-output"]}
     assert first.cells[-1].outputs[0].data["text/plain"] == "'1'"
     assert [cell.execution_count for cell in first.cells[1:]] == [1, 2, 3, 4]

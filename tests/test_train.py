@@ -142,8 +142,20 @@ def test_overfits_one_batch(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains(preset, tmp_path):
-    small = ["--data", write_folder(tmp_path / "data"), "--model", "coatnet_pico",
-             "--image-size", 16, "--steps", 2, "--precision", "no", "--channels", 3]  # fmt: skip
+    small = [
+        "--data",
+        write_folder(tmp_path / "data"),
+        "--model",
+        "coatnet_pico",
+        "--image-size",
+        16,
+        "--steps",
+        2,
+        "--precision",
+        "no",
+        "--channels",
+        3,
+    ]
     lines = train(tmp_path / "run", *small, preset=preset)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(math.isfinite(line["loss"]) for line in lines)
@@ -380,8 +392,22 @@ def test_two_processes_share_a_stream_and_resume(tmp_path, monkeypatch, capsys):
 
 def test_finetuning_at_another_size_and_with_other_classes(tmp_path, capsys):
     train(tmp_path / "small", "--steps", 3, "--channels", 3)
-    start = ["--init-from", tmp_path / "small" / "network", "--channels", 3, "--steps", 1,
-             "--lr", 1e-12, "--min-lr", 0, "--warmup-steps", 0, "--ema", 0]  # fmt: skip
+    start = [
+        "--init-from",
+        tmp_path / "small" / "network",
+        "--channels",
+        3,
+        "--steps",
+        1,
+        "--lr",
+        1e-12,
+        "--min-lr",
+        0,
+        "--warmup-steps",
+        0,
+        "--ema",
+        0,
+    ]
     train(tmp_path / "larger", *start, "--image-size", 16)
     before, after = network(tmp_path / "small"), network(tmp_path / "larger")
     key = next(key for key in before if key.endswith("relative_bias_table"))
@@ -439,7 +465,7 @@ def test_errors_in_one_line(tmp_path, capsys):
         (["--output", "{"], "output is '{'; only {preset} is filled in"),
         (["--output", "~nosuchuser/x"], "output is '~nosuchuser/x': "),
         (["--output", blocked], "File exists"),
-    ]  # fmt: skip
+    ]
     for flags, message in cases:
         capsys.readouterr()
         train(tmp_path / "new", "--steps", 2, *flags, code=1)
@@ -467,14 +493,36 @@ def test_help_lists_every_field(capsys):
 
 
 def test_paper_presets_are_table_10():
-    paper = dict(crop_ratio=0.875, rand_augment_layers=2, rand_augment_magnitude=15, mixup=0.8,
-                 label_smoothing=0.1, epochs=300, batch_size=4096, lr=1e-3, min_lr=1e-5,
-                 warmup_steps=10_000, schedule="cosine", weight_decay=0.05, clip_norm=1.0,
-                 ema=0.0, image_size=224)  # fmt: skip
+    paper = dict(
+        crop_ratio=0.875,
+        rand_augment_layers=2,
+        rand_augment_magnitude=15,
+        mixup=0.8,
+        label_smoothing=0.1,
+        epochs=300,
+        batch_size=4096,
+        lr=1e-3,
+        min_lr=1e-5,
+        warmup_steps=10_000,
+        schedule="cosine",
+        weight_decay=0.05,
+        clip_norm=1.0,
+        ema=0.0,
+        image_size=224,
+    )
     assert {name: getattr(PRESETS["imagenet1k"], name) for name in paper} == paper
-    finetune = paper | dict(crop_ratio=1.0, epochs=30, batch_size=512, lr=5e-5, min_lr=5e-5,
-                            warmup_steps=0, schedule="constant", weight_decay=1e-8, ema=0.9999,
-                            image_size=384)  # fmt: skip
+    finetune = paper | dict(
+        crop_ratio=1.0,
+        epochs=30,
+        batch_size=512,
+        lr=5e-5,
+        min_lr=5e-5,
+        warmup_steps=0,
+        schedule="constant",
+        weight_decay=1e-8,
+        ema=0.9999,
+        image_size=384,
+    )
     assert {name: getattr(PRESETS["finetune"], name) for name in finetune} == finetune
     rates = [drop_path_of(replace(PRESETS["imagenet1k"], model=f"coatnet_{n}")) for n in range(4)]
     assert rates == [0.2, 0.3, 0.5, 0.7]
@@ -573,8 +621,14 @@ def test_label_smoothing_and_mixup_by_hand():
 def test_augmentation_is_off_unless_asked_for_and_reproduces():
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     assert torch.equal(Augment(Recipe())(images), images / 255)
-    for flags in (dict(flip=True), dict(rotate=20.0), dict(translate=0.2), dict(zoom=0.3),
-                  dict(crop_scale=0.3), dict(rand_augment_layers=2)):  # fmt: skip
+    for flags in (
+        dict(flip=True),
+        dict(rotate=20.0),
+        dict(translate=0.2),
+        dict(zoom=0.3),
+        dict(crop_scale=0.3),
+        dict(rand_augment_layers=2),
+    ):
         augment = Augment(Recipe(image_size=16, **flags))
         draws = []
         for seed in (0, 0, 1):
@@ -583,8 +637,10 @@ def test_augmentation_is_off_unless_asked_for_and_reproduces():
         assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2]), flags
         assert draws[0].shape == (4, 3, 16, 16) and 0 <= draws[0].min() <= draws[0].max() <= 1
     flipped = Augment(Recipe(flip=True))(images)
-    assert all(any(torch.equal(f, i) for i in (image / 255, image.flip(-1) / 255))
-               for f, image in zip(flipped, images, strict=True))  # fmt: skip
+    assert all(
+        any(torch.equal(f, i) for i in (image / 255, image.flip(-1) / 255))
+        for f, image in zip(flipped, images, strict=True)
+    )
 
 
 def test_grey_images_survive_every_operation_of_rand_augment():

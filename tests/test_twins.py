@@ -43,27 +43,41 @@ def cases():
     prepost, prepost_constants = twin_figures.prepost(part)
     return {
         "mend": (
-            mending, mending_constants, {"noisy": noisy},
-            {"mode": twin_figures.MODES, "temperature": [0.3, 0.6, 1.5],
-             "shuffled": ["in place", "shuffled"], "i": range(noisy.numel())},
+            mending,
+            mending_constants,
+            {"noisy": noisy},
+            {
+                "mode": twin_figures.MODES,
+                "temperature": [0.3, 0.6, 1.5],
+                "shuffled": ["in place", "shuffled"],
+                "i": range(noisy.numel()),
+            },
         ),
         "products": (
-            products, kernels, {"picture": part},
+            products,
+            kernels,
+            {"picture": part},
             {"kernel": list(KERNELS), "flip": ["as it is", "turned over"], "i": range(24 * 28)},
         ),
         "qkv": (
-            qkv, none, {"noisy": noisy_part},
+            qkv,
+            none,
+            {"noisy": noisy_part},
             {"size": [1, 3, 5], "temperature": [0.2, 0.6, 2.0], "i": range(noisy_part.numel())},
         ),
         "shares": (
-            shares, shares_constants, {"scores": torch.tensor([-1.0, 0, 0.5, 1, 2])},
+            shares,
+            shares_constants,
+            {"scores": torch.tensor([-1.0, 0, 0.5, 1, 2])},
             {"temperature": [0.1, 0.5, 1.0, 4.0]},
         ),
         "prepost": (
-            prepost, prepost_constants, {"noisy": noisy_part},
+            prepost,
+            prepost_constants,
+            {"noisy": noisy_part},
             {"content": [0, 0.5, 2], "strength": [0, 0.5, 1, 4], "i": range(noisy_part.numel())},
         ),
-    }  # fmt: skip
+    }
 
 
 def given(value):
@@ -205,9 +219,13 @@ def share_figure():
     scores = drag(torch.tensor([-1.0, 0, 0.5, 1, 2]), -3, 3)
     temperature = axis([0.1, 0.5, 1, 4], start=1)
     return explore(
-        views, "Drag a score", twin="shares", constants=constants,
-        scores=scores, temperature=temperature,
-    )  # fmt: skip
+        views,
+        "Drag a score",
+        twin="shares",
+        constants=constants,
+        scores=scores,
+        temperature=temperature,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,17 @@ from tests.helpers import count, difference, on_meta, shaken
 
 PARAMETERS = {"vit_tiny": 5_717_416, "vit_small": 22_050_664, "vit_base": 86_567_656}
 TIMM = {"vit_tiny": "deit_tiny", "vit_small": "deit_small", "vit_base": "deit_base"}
-NAMES = {"patch_embed.proj": "stem", "norm1": "norm", "norm2": "mlp_norm", "attn": "attention",
-         "attn.proj": "attention.out", "fc1": "expand", "fc2": "project", "norm": "head.norm",
-         "head": "head.classifier"}  # fmt: skip
+NAMES = {
+    "patch_embed.proj": "stem",
+    "norm1": "norm",
+    "norm2": "mlp_norm",
+    "attn": "attention",
+    "attn.proj": "attention.out",
+    "fc1": "expand",
+    "fc2": "project",
+    "norm": "head.norm",
+    "head": "head.classifier",
+}
 TINY = dict(width=12, depth=3, head_dim=4, patch_size=8, num_classes=5, image_size=(32, 48))
 
 

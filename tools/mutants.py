@@ -248,8 +248,10 @@ def main() -> None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for mutation, result in pool.map(work, [m for m in drawn if m not in results]):
                 results[mutation] = result
-                print(f"{result:9} {mutation.file}:{mutation.lines[0]}: {mutation.change[:60]}",
-                      flush=True)  # fmt: skip
+                print(
+                    f"{result:9} {mutation.file}:{mutation.lines[0]}: {mutation.change[:60]}",
+                    flush=True,
+                )
     print(f"\n{report(results)}")
     if stale := known.keys() - {key(m) for m in candidates(ROOT, [])}:
         names = "\n".join(" ⇒ ".join(entry) for entry in sorted(stale))

@@ -106,8 +106,9 @@ def _blur_cases(rng: torch.Generator) -> list[dict]:
 def _gradient_cases(rng: torch.Generator) -> list[dict]:
     cases = []
     for N, D, c in ((3, 1, 1.0), (6, 2, 0.5), (11, 4, 0.3), (8, 3, 1.5)):
-        cases.append({"x": _noise(rng, N, D), "B": _noise(rng, N, N), "g": _noise(rng, N, D),
-                      "c": c})  # fmt: skip
+        cases.append(
+            {"x": _noise(rng, N, D), "B": _noise(rng, N, N), "g": _noise(rng, N, D), "c": c}
+        )
     return cases
 
 
