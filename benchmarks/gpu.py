@@ -31,11 +31,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 TOY_RESULTS = ROOT / "runs" / "gpu_toy"
 PACKAGES = ("torch", "triton", "numpy", "safetensors", "timm", "accelerate", "kornia")
 PARTS = {  # module, and the share of the time; what one leaves over, the later ones have
-    "logits": ("benchmarks.gpu_parts.logits", 0.09),
-    "speed": ("benchmarks.gpu_parts.speed", 0.45),
-    "resumed": ("benchmarks.gpu_parts.resumed", 0.17),
+    "logits": ("benchmarks.gpu_parts.logits", 0.08),
+    "speed": ("benchmarks.gpu_parts.speed", 0.46),
+    "resumed": ("benchmarks.gpu_parts.resumed", 0.20),
     "paper": ("benchmarks.gpu_parts.paper", 0.19),
-    "studies": ("benchmarks.gpu_parts.studies", 0.10),
+    "studies": ("benchmarks.gpu_parts.studies", 0.07),
 }
 GRACE = 0.92  # of its time a part knows; then it should end by itself
 TOLD = 20  # lines of a failed part's output that are shown
@@ -102,7 +102,8 @@ def run_part(name: str, seconds: float, chosen, results: dict, about: dict) -> N
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix=f"gpu-{name}-") as folder:
         found, log = Path(folder) / "found.jsonl", Path(folder) / "log.txt"
-        told = [PARTS[name][0], found, folder, GRACE * seconds, "toy" if chosen.toy else "full"]
+        due = time.time() + GRACE * seconds
+        told = [PARTS[name][0], found, folder, due, "toy" if chosen.toy else "full"]
         command = [sys.executable, "-m", "benchmarks.gpu_parts", *map(str, told)]
 
         def follow() -> None:
@@ -138,10 +139,12 @@ def watch(command: list[str], seconds: float, log: Path, follow: Callable[[], No
 
 
 def read_found(path: Path) -> dict:
-    """The rows, notes and the error that a part has written so far; of one name the last row."""
+    """The rows, notes and the error that a part has written so far; rows of one name are one."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
-    rows = {line["row"]["name"]: line["row"] for line in found if "row" in line}
+    rows: dict[str, dict] = {}
+    for row in (line["row"] for line in found if "row" in line):
+        rows.setdefault(row["name"], {}).update(row)
     notes = [line["note"] for line in found if "note" in line]
     errors = [{"error": line["error"]} for line in found if "error" in line]
     return {"rows": list(rows.values()), "notes": notes, **(errors[-1] if errors else {})}

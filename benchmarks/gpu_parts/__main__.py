@@ -1,4 +1,4 @@
-"""A part in a process of its own: `python -m benchmarks.gpu_parts MODULE FOUND FOLDER SECONDS TOY`.
+"""A part in a process of its own: `python -m benchmarks.gpu_parts MODULE FOUND FOLDER DUE TOY`.
 
 Only benchmarks/gpu.py calls this.
 """
@@ -12,8 +12,8 @@ from benchmarks.gpu_parts.job import Job, words
 
 
 def main() -> int:
-    module, found, folder, seconds, toy = sys.argv[1:]
-    job = Job(toy == "toy", float(seconds), Path(folder), Path(found))
+    module, found, folder, due, toy = sys.argv[1:]
+    job = Job(toy == "toy", float(due), Path(folder), Path(found))
     try:
         import_module(module).run(job)
     except Exception as error:  # whatever it was: the line goes into the results

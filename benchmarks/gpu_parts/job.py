@@ -3,7 +3,7 @@
 import gc
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,25 +15,25 @@ class Job:
 
     Args:
         toy: sizes for a CPU, to see that everything runs; no number of such a run means anything.
-        seconds: after which the part should have ended; it is killed a little later.
+        due: when the part should have ended, by time.time(); it is killed a little later.
         folder: for the part's files. found: the file of JSON lines that the part writes.
     """
 
     toy: bool
-    seconds: float
+    due: float
     folder: Path
     found: Path
-    started: float = field(default_factory=time.monotonic)
 
     @property
     def device(self) -> torch.device:
         return torch.device("cpu" if self.toy else "cuda")
 
     def left(self) -> float:
-        return self.seconds - (time.monotonic() - self.started)
+        """Seconds until then."""
+        return self.due - time.time()
 
     def row(self, name: str, **values) -> None:
-        """A line of the part's table; a later one of the same name takes its place."""
+        """A line of the part's table; a later one of the same name adds to it."""
         self.write({"row": {"name": name, **values}})
 
     def note(self, text: str) -> None:

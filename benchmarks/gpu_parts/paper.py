@@ -37,7 +37,7 @@ def run(job: Job) -> None:
         recipe = replace(recipe, crop_scale=1.0, flip=False, rand_augment_layers=0)
         job.note(f"{lacking} is not installed: no RandAugment, crops, mirror images.")
     if lacking := missing("coatnet_mini.train.machine"):
-        job.note(f"{lacking} is not installed: the learner ran without accelerate, in one process.")
+        job.note(f"{lacking} is not installed: the learner ran without accelerate, alone.")
     piece = piece_of(job, recipe)
     while True:
         try:

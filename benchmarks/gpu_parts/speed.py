@@ -7,6 +7,8 @@ share of the rate at which the same device multiplies large bfloat16 matrices.
 import copy
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
 import torch
@@ -42,12 +44,10 @@ def run(job: Job) -> None:
     rate = matmul_rate(job)
     job.note(f"Matrix products in bfloat16: {rate / 1e12:,.2f} TFLOP/s.")
     job.note(
-        "Ratios are medians over rounds; the share of that rate is ours; peaks are beyond what is kept."
+        "Ratios: medians over rounds. The share of that rate: ours. Peaks: beyond what is kept."
     )
-    try:
+    with suppress(Exception):  # without timm every row says why
         job.note(f"timm {load_timm().__version__}, with the same weights.")
-    except Exception as error:
-        job.note(f"timm cannot be imported here ({words(error)}): ours alone.")
     for network, task, compiled in TOY_CASES if job.toy else CASES:
         name = f"{network}, {task}, {'compiled' if compiled else 'eager'}"
         if job.left() < NEEDED[compiled] and not job.toy:
@@ -89,7 +89,8 @@ def measure(job: Job, name: str, network: str, task: str, compiled: bool, rate: 
     batch = 2 if job.toy else BATCH[task]
     while True:
         try:
-            job.row(name, **compare(job, network, task, compiled, batch, rate))
+            for row in compare(job, network, task, compiled, batch, rate):
+                job.row(name, **row)
             return
         except Exception as error:
             if not is_out_of_memory(error) or batch == 1:
@@ -98,37 +99,41 @@ def measure(job: Job, name: str, network: str, task: str, compiled: bool, rate: 
         batch //= 2
 
 
-def compare(job: Job, network: str, task: str, compiled: bool, batch: int, rate: float) -> dict:
+def compare(
+    job: Job, network: str, task: str, compiled: bool, batch: int, rate: float
+) -> Iterator[dict]:
+    """The row of ours alone, since compiling timm's may take what is left; then of both in turn."""
     size = (SMALL if network == "coatnet_0" else 32) if job.toy else 224
     images = torch.randn(batch, 3, size, size, device=job.device)
     images = images.to(memory_format=torch.channels_last)
-    models = sides(network, size)
-    runs = {who: prepare(job, model, task, compiled, images) for who, model in models.items()}
-    for run in runs.values():  # compilation, choice of algorithms, allocation
-        run()
-        run()
-    rounds = [{who: per_run(job, run) for who, run in runs.items()} for _ in range(job.toy or 7)]
-    seconds = {who: statistics.median(r[who] for r in rounds) for who in runs}
-    row = {"batch": batch, **{f"{who}_ms": 1e3 * s for who, s in seconds.items()}}
-    if "timm" in runs:
-        row["timm/ours"] = statistics.median(r["timm"] / r["ours"] for r in rounds)
-    for who, run in runs.items():
+    models, lacking = sides(network, size)
+    operations = 2 * batch * PASSES[task] * cost(models["ours"], size)[-1].multiply_adds
+    count = 1 if job.toy else 7
+    row, runs = {"batch": batch, **({"without_timm": lacking} if lacking else {})}, {}
+    for who, model in models.items():
+        runs[who] = run = prepare(job, model, task, compiled, images)
+        run(), run()  # compilation, choice of algorithms, allocation
+        rounds = [{who: per_run(job, r) for who, r in runs.items()} for _ in range(count)]
+        seconds = {who: statistics.median(r[who] for r in rounds) for who in runs}
+        row |= {f"{who}_ms": 1e3 * s for who, s in seconds.items()}
+        row["images_per_second"] = batch / seconds["ours"]
+        row["share_of_matmul"] = operations / seconds["ours"] / rate
+        if "timm" in runs:
+            row["timm/ours"] = statistics.median(r["timm"] / r["ours"] for r in rounds)
         row[f"{who}_peak_gb"] = peak_of_run(run, job.device.type) / 1e9
-    operations = 2 * cost(models["ours"], size)[-1].multiply_adds * PASSES[task]
-    row["images_per_second"] = batch / seconds["ours"]
-    row["share_of_matmul"] = operations * row["images_per_second"] / rate
-    return row
+        yield row
 
 
 @cache
-def sides(network: str, size: int) -> dict[str, nn.Module]:
-    """{"timm", "ours"} with equal weights, on the CPU; ours alone where timm has none or is not."""
+def sides(network: str, size: int) -> tuple[dict[str, nn.Module], str | None]:
+    """Ours and, with the same weights, timm's, on the CPU; if ours is alone, the reason."""
+    if not network[-1].isdigit():
+        return {"ours": create_model(network, image_size=size)}, "it has none"
     try:
-        load_timm()
-        number = int(network.removeprefix("coatnet_"))
-    except Exception:  # `run` has said why
-        return {"ours": create_model(network, image_size=size)}
-    return dict(zip(("timm", "ours"), create_pair(number, size), strict=True))
+        timms, ours = create_pair(int(network[-1]), size)
+    except Exception as error:  # timm is not there, or is another than we know
+        return {"ours": create_model(network, image_size=size)}, words(error)
+    return {"ours": ours, "timm": timms}, None
 
 
 def prepare(job: Job, model: nn.Module, task: str, compiled: bool, images: torch.Tensor):
