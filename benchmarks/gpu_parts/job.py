@@ -1,12 +1,13 @@
-"""What a part of `make gpu` is told, and how it says what it found."""
+"""What a part of `make gpu` is told, and how it says what it found.
+
+Torch is imported where it is used, so that the process of a part begins at once.
+"""
 
 import gc
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 
 @dataclass
@@ -25,7 +26,10 @@ class Job:
     found: Path
 
     @property
-    def device(self) -> torch.device:
+    def device(self):
+        """The torch.device of the part."""
+        import torch
+
         return torch.device("cpu" if self.toy else "cuda")
 
     def left(self) -> float:
@@ -47,6 +51,8 @@ class Job:
     def wait(self) -> None:
         """Until the device has done all that it was given."""
         if self.device.type == "cuda":
+            import torch
+
             torch.cuda.synchronize()
 
 
@@ -61,6 +67,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free() -> None:
     """Give back what the last measurement held."""
+    import torch
+
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()  # which does nothing where there is no CUDA
