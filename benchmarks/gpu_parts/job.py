@@ -75,14 +75,15 @@ def free() -> None:
 
 
 def missing(*modules: str) -> str | None:
-    """The first package that these modules of ours need and do not find, or None."""
+    """The first package that these modules need and that cannot be imported, or None."""
     from importlib import import_module
 
     for module in modules:
         try:
             import_module(module)
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] in ("coatnet_mini", "benchmarks", "tests"):
+        except ImportError as error:
+            name = error.name or module
+            if name.startswith(("coatnet_mini.", "benchmarks.", "tests.")):
                 raise
-            return error.name
+            return name
     return None

@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def compare(job: Job, name: str) -> None:
     torch.manual_seed(0)
     model = drawn(create_model(name).eval())

@@ -21,6 +21,7 @@ from coatnet_mini.train.log import FILE as METRICS
 from coatnet_mini.train.recipe import PRESETS, Recipe
 
 COMMAND = "coatnet_mini.train.run"  # the training command's own loop
+RESULTS = "results.json"
 FIELDS = {"compile": True, "checkpoint_every": 100}
 TOY_FIELDS = {
     **{"steps": 24, "batch_size": 8, "train_images": 64, "image_size": 16, "device": "cpu"},
@@ -37,13 +38,6 @@ def recipe_of(fields: dict) -> Recipe:
 
 def run(job: Job) -> None:
     fields = TOY_FIELDS if job.toy else FIELDS
-    lacking = missing(COMMAND)
-    loop = "the training command's" if lacking is None else "this benchmark's"
-    if lacking:
-        job.note(
-            f"{lacking} is not installed, which the training command needs: its learner and "
-            "checkpoints ran in this benchmark's own loop, without its loader, evaluation and log."
-        )
     if job.toy:
         job.note("At toy size nothing is compiled.")
     folder = job.folder / "run"
@@ -57,10 +51,15 @@ def run(job: Job) -> None:
     after = losses(folder)
     again = sorted(step for step in before if step > at)
     largest = max(abs(before[step] - after[step]) for step in again)
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / RESULTS).read_text())
+    if lacking := results["lacking"]:
+        job.note(
+            f"{lacking} is not installed, which the training command needs: its learner and "
+            "checkpoints ran in this benchmark's own loop, without its loader, evaluation and log."
+        )
     job.row(
         f"shapes, {recipe_of(fields).model}",
-        loop=loop,
+        loop="this benchmark's" if lacking else "the training command's",
         steps=results["step"],
         killed_after=max(before),
         resumed_at=at,
@@ -102,14 +101,15 @@ def losses(folder: Path) -> dict[int, float]:
 def main() -> None:
     folder, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
     recipe = recipe_of(fields)
-    if missing(COMMAND):
+    lacking = missing(COMMAND)
+    if lacking:
         device = torch.device("cpu" if recipe.device == "cpu" else "cuda")
         results = bare.train(recipe, folder, device)
     else:
         from coatnet_mini.train.run import Run
 
         results = Run(recipe, folder).train()
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / RESULTS).write_text(json.dumps({**results, "lacking": lacking}))
 
 
 if __name__ == "__main__":
