@@ -1,6 +1,6 @@
 # Each target sets up what it needs in .venv; needed beforehand: make, and Python 3.11 or newer with venv.
 .DEFAULT_GOAL := help
-.PHONY: help book serve test chapters bench gpu mutants home lint clean chromium
+.PHONY: help book serve test chapters bench gpu mutants soak home lint clean chromium
 
 PY := .venv/bin/python
 PORT ?= 8000
@@ -45,6 +45,9 @@ gpu:  ## what only a GPU can tell, in 9 minutes (GPU_PYTHON=python3 ARGS="--only
 
 mutants: .venv/installed .peers/.stamp  ## mistakes that the tests notice (N=200 SEED=1 ONLY=attention)
 	@$(PY) -m tools.mutants $(or $(N),200) $(or $(SEED),1) $(ONLY)
+
+soak: .venv/installed .peers/.stamp  ## kills, hostile input and mutants at random (MINUTES=10 SEED=1)
+	@$(PY) -m tools.soak $(or $(MINUTES),10) $(or $(SEED),1) $(ONLY)
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
 	@REPO='$(subst ','\'',$(REPO))' FORCE='$(FORCE)' $(PY) -m tools.home

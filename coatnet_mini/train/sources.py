@@ -4,6 +4,7 @@ Whatever the source, the rest sees a `Split`: rows of encoded images and labels.
 are read by `datasets`; what is drawn here does without it.
 """
 
+import os
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +24,13 @@ HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order o
 LABEL_NAMES = ("label", "labels", "fine_label")
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
 SPLITS = ("train", "test")  # of digits and shapes
+LARGEST_METADATA = 10**9  # bytes
+NUMBERS = (
+    *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)),
+    "float32",
+    "float64",
+    "bool",
+)
 
 Sample = tuple[str, dict, int]  # name, encoded image ("bytes" or "path"), label
 
@@ -76,8 +84,8 @@ class Split:
         return number
 
 
-def name_of(image: dict, otherwise: str) -> str:
-    return image.get("path") or otherwise
+def name_of(image: dict | None, otherwise: str) -> str:
+    return (image or {}).get("path") or otherwise
 
 
 def short(names) -> str:
@@ -120,22 +128,23 @@ def table(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str)
 
 
 class Drawn:
-    """Rows of images that were made here, read as a table of `datasets` is."""
+    """Images that were made here, encoded, and the rows of them that count: read as a table of
+    `datasets` is."""
 
-    def __init__(self, images: list[dict]):
-        self.images = images
+    def __init__(self, images: list[dict], rows: np.ndarray | None = None):
+        self.images, self.rows = images, np.arange(len(images)) if rows is None else rows
 
     def __getitem__(self, rows: list[int]) -> dict[str, list[dict]]:
-        return {"image": [self.images[row] for row in rows]}
+        return {"image": [self.images[row] for row in self.rows[rows]]}
 
     def select(self, rows: np.ndarray) -> "Drawn":
-        return Drawn([self.images[row] for row in rows])
+        return Drawn(self.images, self.rows[rows])
 
 
 def png(image: np.ndarray) -> bytes:
     """(H, W) or (H, W, 3) uint8, encoded."""
     file = BytesIO()
-    PIL.Image.fromarray(image).save(file, "PNG", compress_level=1)
+    PIL.Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
 
 
@@ -185,7 +194,9 @@ def fetch(recipe) -> dict:
     if path.is_file() or (looks_like_path and not path.is_dir()):
         raise ValueError(f"data {recipe.data!r} is not a folder")
     name = str(path.resolve()) if path.is_dir() else recipe.data
-    if not path.is_dir():
+    if path.is_dir():
+        check_files(path)
+    else:
         tqdm.write(f"looking for {recipe.data!r} on the Hugging Face hub ...")
     try:
         return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
@@ -193,6 +204,19 @@ def fetch(recipe) -> dict:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = "cannot be read" if path.is_dir() else "is no folder here, nor on the hub"
         raise ValueError(f"data {recipe.data!r} {what}: {reason}") from error
+
+
+def check_files(folder: Path) -> None:
+    """Refuse what would be waited for without end: pipes and devices, and tables of gigabytes."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{path} is no file but a pipe, a socket or a device")
+            if path.stem == "metadata" and path.stat().st_size > LARGEST_METADATA:
+                raise ValueError(
+                    f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_METADATA:,}"
+                )
 
 
 def held_out(recipe, found):
@@ -236,7 +260,24 @@ def columns(rows, recipe) -> tuple[str, str]:
                 f"{recipe.data} has {wanted} among {', '.join(features)}; "
                 f"name it with --{what}-column"
             )
+    refuse_kinds(recipe.data, features, image, label)
     return image, label
+
+
+def refuse_kinds(data: str, features: dict, image: str, label: str) -> None:
+    """Labels for images and images for labels, as far as the columns' types tell."""
+    from datasets import ClassLabel, Value
+
+    kind = features[image]
+    if isinstance(kind, ClassLabel) or getattr(kind, "dtype", "") in NUMBERS:
+        raise ValueError(f"{data}: the column {image!r} holds no images; choose an --image-column")
+    kind = features[label]
+    plain = isinstance(kind, Value) and kind.dtype in (*NUMBERS, "string")
+    if not (kind is None or plain or isinstance(kind, ClassLabel)):
+        raise ValueError(
+            f"{data}: the column {label!r} holds no labels, which are integers or text; "
+            "choose a --label-column"
+        )
 
 
 def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
@@ -249,8 +290,8 @@ def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
     if recipe.num_classes:
         stored = list(range(recipe.num_classes))
     elif isinstance(rows, Dataset):
-        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()))
-        if all(isinstance(value, int) for value in stored):
+        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()) - {None})
+        if stored and all(isinstance(value, int) for value in stored):
             stored = list(range(max(stored) + 1))
     else:
         raise ValueError(
