@@ -193,9 +193,9 @@ CLAIMS = {
     11: {
         "the network of the page is the package's": (AVERAGE_POOLS, "equal"),
         "it reads its tables at query − key": (KEY_MINUS_QUERY, "equal"),
-        "every MBConv squeezes to a quarter of its width": (SQUEEZED_LESS, "spend equal meta"),
+        "every MBConv squeezes to a quarter of its width": (SQUEEZED_LESS, "spend equal"),
         "a Transformer block multiplies 12 N D² + 2 N² D": (SECOND_PRODUCT, "spend meta"),
-        "every head has its table": (ONE_TABLE, "spend equal meta"),
+        "every head has its table": (ONE_TABLE, "spend equal"),
     },
 }
 LINES = [
