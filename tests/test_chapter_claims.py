@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, convolution, weighted_sum
+from coatnet_mini import attention, blocks, convolution, weighted_sum
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -100,6 +100,21 @@ def corner_to_corner(right, table, H, W):
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 
+def gate_before_the_depthwise(right, block, x):
+    y = block.act(block.expand_norm(block.expand(block.norm(x))))
+    y = block.act(block.depthwise_norm(block.depthwise(block.se(y))))
+    return block.shortcut(x) + block.drop_path(block.project(y))
+
+
+def norm_over_the_grid(right, layer, x):
+    return right(layer, x - x.mean((2, 3), keepdim=True))
+
+
+def stride_elsewhere(right, block, *args, downsample="expand", **options):
+    other = {"expand": "depthwise", "depthwise": "expand"}[downsample]
+    right(block, *args, downsample=other, **options)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -122,6 +137,17 @@ CORNER_TO_CORNER = Mistake(attention, "resize_table", corner_to_corner)
 ONE_TABLE = Mistake(attention, "MultiHeadAttention.__init__", one_table_for_all_heads)
 SECOND_PRODUCT = Mistake(attention, "MultiHeadAttention.forward", a_second_product_for_pre)
 LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", load_mirrored)
+GATES_OF_A_CORNER = Mistake(
+    blocks.SqueezeExcitation, "gates", lambda right, layer, x: right(layer, x[..., :1, :1])
+)
+GATE_BEFORE_THE_DEPTHWISE = Mistake(blocks.MBConv, "forward", gate_before_the_depthwise)
+NORM_OVER_THE_GRID = Mistake(blocks.LayerNorm2d, "forward", norm_over_the_grid)
+STRIDE_ELSEWHERE = Mistake(blocks.MBConv, "__init__", stride_elsewhere)
+DROP_WITHOUT_DIVIDING = Mistake(
+    blocks.StochasticDepth,
+    "forward",
+    lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
+)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
@@ -174,6 +200,14 @@ CLAIMS = {
         "every head has its table": (ONE_TABLE, "cost"),
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
+    },
+    # chapter 7
+    7: {
+        "the gate stands behind the depthwise": (GATE_BEFORE_THE_DEPTHWISE, "equal"),
+        "the gate reads the whole picture": (GATES_OF_A_CORNER, "equal gate probes"),
+        "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run company"),
+        "the stride decides what is read": (STRIDE_ELSEWHERE, "equal parts-check stride table9"),
+        "stochastic depth keeps the mean": (DROP_WITHOUT_DIVIDING, "drop-run"),
     },
 }
 LINES = [
