@@ -205,7 +205,7 @@ CLAIMS = {
     7: {
         "the gate stands behind the depthwise": (GATE_BEFORE_THE_DEPTHWISE, "equal"),
         "the gate reads the whole picture": (GATES_OF_A_CORNER, "equal gate probes"),
-        "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run company"),
+        "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run"),
         "the stride decides what is read": (STRIDE_ELSEWHERE, "equal parts-check stride table9"),
         "stochastic depth keeps the mean": (DROP_WITHOUT_DIVIDING, "drop-run"),
     },

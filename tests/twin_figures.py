@@ -140,7 +140,7 @@ def bend(noisy, clean, widths):
         return {
             "mended": mended,
             "own": reads[:, 1, 1].view(noisy.shape),
-            "around": reads[i],
+            "around": reads[i].round(decimals=2),
             "psnr": psnr(mended, clean),
         }
 

@@ -6,14 +6,14 @@ from torch import Tensor
 from coatnet_mini.exercises import Exercise, Mistake
 
 
-def ramp(depths: list[int], rate: float) -> Tensor:
+def ramp(depths: tuple[int, ...], rate: float) -> Tensor:
     """(B,): rate·b/B for block b of B, counted from 0 through all stages."""
     B = sum(depths)
     return rate * torch.arange(B, dtype=torch.float64) / B
 
 
 def gates(x: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
-    """(B, D): σ(expand · SiLU(reduce · means)); x (B, D, H, W), reduce (few, D), expand (D, few)."""
+    """(B, D): σ(expand·SiLU(reduce·means)); x (B, D, H, W), reduce (few, D), expand (D, few)."""
     return _gates(x.mean((2, 3)), reduce, expand)
 
 
@@ -21,9 +21,7 @@ def _gates(means: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
     return torch.sigmoid(torch.nn.functional.silu(means @ reduce.T) @ expand.T)
 
 
-def folded(
-    weight: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor
-) -> Tensor:
+def folded(weight: Tensor, mean: Tensor, variance: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """(out, D + 1): the 1×1 convolution `weight` (out, D) behind a norm; the last column a bias."""
     return _folded(weight, mean, scale / variance.sqrt(), shift)
 
@@ -57,9 +55,9 @@ def _noise(rng: torch.Generator, *shape: int) -> Tensor:
 
 def _ramp_cases(rng: torch.Generator) -> list[dict]:
     return [
-        {"depths": [1, 3], "rate": 0.4},
-        {"depths": [2, 3, 5, 2], "rate": 0.2},
-        {"depths": [2, 6, 14, 2], "rate": 0.3},
+        {"depths": (1, 3), "rate": 0.4},
+        {"depths": (2, 3, 5, 2), "rate": 0.2},
+        {"depths": (2, 6, 14, 2), "rate": 0.3},
     ]
 
 
@@ -86,7 +84,8 @@ def _fold_cases(rng: torch.Generator) -> list[dict]:
 
 
 def _reader_cases(rng: torch.Generator) -> list[dict]:
-    settings = [(8, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2), (9, 5, 2, 1), (13, 5, 1, 3), (11, 7, 3, 2)]
+    settings = [(8, 3, 1, 1), (8, 3, 2, 1), (8, 3, 1, 2), (9, 5, 2, 1), (13, 5, 1, 3)]
+    settings.append((11, 7, 3, 2))
     return [dict(zip(("length", "K", "stride", "skip"), s, strict=True)) for s in settings]
 
 

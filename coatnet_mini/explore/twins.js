@@ -186,7 +186,7 @@ function bend({ noisy, clean, kernels, shifts, backs, widths, n, bend, i }, oper
   return {
     mended: () => y,
     own: () => y.map((_, k) => reads[9 * k + 4]),
-    around: () => row(reads, i, 9),
+    around: () => row(reads, i, 9).map((v) => Math.round(100 * v) / 100),
     psnr: () => psnr(y, clean),
   };
 }

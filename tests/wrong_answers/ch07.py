@@ -37,9 +37,7 @@ def loop_fold(weight, mean, variance, scale, shift, bias):
 
 
 def fold(weight, mean, variance, scale, shift):
-    return loop_fold(
-        weight, mean, variance, scale, shift, lambda w, m, s, t: w * (t - s * m)
-    )
+    return loop_fold(weight, mean, variance, scale, shift, lambda w, m, s, t: w * (t - s * m))
 
 
 def readers(length, K, stride, skip):
