@@ -101,6 +101,21 @@ def corner_to_corner(right, table, H, W):
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 
+def gate_before_the_depthwise(right, block, x):
+    y = block.act(block.expand_norm(block.expand(block.norm(x))))
+    y = block.act(block.depthwise_norm(block.depthwise(block.se(y))))
+    return block.shortcut(x) + block.drop_path(block.project(y))
+
+
+def norm_over_the_grid(right, layer, x):
+    return right(layer, x - x.mean((2, 3), keepdim=True))
+
+
+def stride_elsewhere(right, block, *args, downsample="expand", **options):
+    other = {"expand": "depthwise", "depthwise": "expand"}[downsample]
+    right(block, *args, downsample=other, **options)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -131,6 +146,17 @@ SQUEEZED_LESS = Mistake(
 )
 INTERVALS_OF_68_PERCENT = Mistake(
     results, "student", lambda right, values, level=0.95: right(values, 0.68)
+)
+GATES_OF_A_CORNER = Mistake(
+    blocks.SqueezeExcitation, "gates", lambda right, layer, x: right(layer, x[..., :1, :1])
+)
+GATE_BEFORE_THE_DEPTHWISE = Mistake(blocks.MBConv, "forward", gate_before_the_depthwise)
+NORM_OVER_THE_GRID = Mistake(blocks.LayerNorm2d, "forward", norm_over_the_grid)
+STRIDE_ELSEWHERE = Mistake(blocks.MBConv, "__init__", stride_elsewhere)
+DROP_WITHOUT_DIVIDING = Mistake(
+    blocks.StochasticDepth,
+    "forward",
+    lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 
@@ -196,6 +222,14 @@ CLAIMS = {
         "every MBConv squeezes to a quarter of its width": (SQUEEZED_LESS, "spend equal"),
         "a Transformer block multiplies 12 N D² + 2 N² D": (SECOND_PRODUCT, "spend meta"),
         "every head has its table": (ONE_TABLE, "spend equal"),
+    },
+    # chapter 7
+    7: {
+        "the gate stands behind the depthwise": (GATE_BEFORE_THE_DEPTHWISE, "equal"),
+        "the gate reads the whole picture": (GATES_OF_A_CORNER, "equal gate probes"),
+        "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run"),
+        "the stride decides what is read": (STRIDE_ELSEWHERE, "equal parts-check stride table9"),
+        "stochastic depth keeps the mean": (DROP_WITHOUT_DIVIDING, "drop-run"),
     },
 }
 LINES = [

@@ -41,6 +41,7 @@ def cases():
     values = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.7])
     shares, shares_constants = twin_figures.shares(values)
     prepost, prepost_constants = twin_figures.prepost(part)
+    bend, bend_constants = twin_figures.bend(noisy_part, part, [2, 9, 40])
     return {
         "mend": (
             mending,
@@ -76,6 +77,12 @@ def cases():
             prepost_constants,
             {"noisy": noisy_part},
             {"content": [0, 0.5, 2], "strength": [0, 0.5, 1, 4], "i": range(noisy_part.numel())},
+        ),
+        "bend": (
+            bend,
+            bend_constants,
+            {},
+            {"n": [2, 9, 40], "bend": ["none", "GELU"], "i": range(noisy_part.numel())},
         ),
     }
 

@@ -158,6 +158,39 @@ function prepost({ noisy, clean, biases, kernel, content, strength, size, i }, o
   };
 }
 
+// ---- widen one channel, bend, come back ------------------------------------------------------------
+// noisy, clean (H, W); kernels (N, 3, 3) and shifts (N,), of which n are used; bend 0 none, 1 GELU; backs
+// (widths × 2, N + 1): for each of `widths`, without and with the bend, a weight for each kernel, and a constant.
+
+const bent = remembered((noisy, kernels, shifts, back, n, bend, { patches, erf }) => {
+  const [N, near] = [noisy.length, patches(noisy, noisy.shape, 3)];
+  const y = noisy.map((v) => v + back[back.length - 1]);
+  const reads = Float32Array.from({ length: 9 * N }, (_, k) => (k % 9 === 4 ? 1 : 0)); // the shortcut
+  for (let i = 0; i < N; i++) {
+    for (let c = 0; c < n; c++) {
+      let v = shifts[c];
+      for (let t = 0; t < 9; t++) v += near[9 * i + t] * kernels[9 * c + t];
+      const phi = (1 + erf(v * Math.SQRT1_2)) / 2;
+      const slope = bend ? phi + (v * Math.exp((-v * v) / 2)) / Math.sqrt(2 * Math.PI) : 1;
+      y[i] += back[c] * (bend ? v * phi : v);
+      for (let t = 0; t < 9; t++) reads[9 * i + t] += back[c] * slope * kernels[9 * c + t];
+    }
+  }
+  return { y, reads };
+});
+const backOf = remembered((backs, place) => row(backs, place, backs.shape[1]));
+
+function bend({ noisy, clean, kernels, shifts, backs, widths, n, bend, i }, operators) {
+  const back = backOf(backs, 2 * widths.indexOf(n) + bend);
+  const { y, reads } = bent(noisy, kernels, shifts, back, n, bend, operators);
+  return {
+    mended: () => y,
+    own: () => y.map((_, k) => reads[9 * k + 4]),
+    around: () => row(reads, i, 9).map((v) => Math.round(100 * v) / 100),
+    psnr: () => psnr(y, clean),
+  };
+}
+
 // ---- the network that reads a drawing --------------------------------------------------------------
 // drawing (32, 32) of 0 and 1; network { config, weights }; layer and block, the attention and the
 // depthwise layer by their places; head 0 for the mean of all; i on the grid of the first attention
@@ -233,4 +266,4 @@ function network({ drawing, network: stored, layer, head, block, i, ...others },
   };
 }
 
-export default { mend, products, qkv, shares, prepost, network };
+export default { mend, products, qkv, shares, prepost, bend, network };
