@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, convolution, weighted_sum
+from coatnet_mini import attention, blocks, convolution, weighted_sum
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -100,6 +100,21 @@ def corner_to_corner(right, table, H, W):
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 
+def pool_before_norm(right, block, x):
+    y = block.norm(block.pool(x))
+    grid = y.shape[2:]
+    y = block.attention(blocks.as_tokens(y), grid)
+    x = block.shortcut(x) + blocks.as_grid(y, *grid)
+    return x + blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
+def no_shortcut(right, block, x):
+    y = block.pool(block.norm(x))
+    grid = y.shape[2:]
+    x = blocks.as_grid(block.attention(blocks.as_tokens(y), grid), *grid)
+    return blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -174,6 +189,19 @@ CLAIMS = {
         "every head has its table": (ONE_TABLE, "cost"),
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
+    },
+    # chapter 8
+    8: {
+        "the norm comes before the pool": (
+            Mistake(blocks, "TransformerBlock.forward", pool_before_norm),
+            "equal",
+        ),
+        "with shortcuts the positions stay apart": (
+            Mistake(blocks, "TransformerBlock.forward", no_shortcut),
+            "stack equal pytorch",
+        ),
+        "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal trained"),
+        "every head has its table": (ONE_TABLE, "real"),
     },
 }
 LINES = [
