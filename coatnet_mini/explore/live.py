@@ -124,10 +124,10 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
     titles = {
         "drawing": "your digit",
         "before": "content alone",
-        "bias": "the head's table, seen from i",
+        "bias": "table, from i",
         "after": "both: the weights",
-        "nearBefore": "on i and its neighbours, content alone, %",
-        "nearAfter": "with the table, %",
+        "nearBefore": "near i, content alone, %",
+        "nearAfter": "near i, with the table, %",
     }
     drawing = paint(
         bitmaps[0],
