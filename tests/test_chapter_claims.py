@@ -18,7 +18,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+<<<<<<< HEAD
 from coatnet_mini import attention, blocks, convolution, weighted_sum
+=======
+from coatnet_mini import attention, convolution, weighted_sum
+from coatnet_mini.studies import results
+>>>>>>> main
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -137,6 +142,9 @@ CORNER_TO_CORNER = Mistake(attention, "resize_table", corner_to_corner)
 ONE_TABLE = Mistake(attention, "MultiHeadAttention.__init__", one_table_for_all_heads)
 SECOND_PRODUCT = Mistake(attention, "MultiHeadAttention.forward", a_second_product_for_pre)
 LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", load_mirrored)
+INTERVALS_OF_68_PERCENT = Mistake(
+    results, "student", lambda right, values, level=0.95: right(values, 0.68)
+)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
@@ -181,6 +189,10 @@ CLAIMS = {
         "the bias is not scaled": (
             bias_of("pre", lambda w, scale: w * scale),
             "prior limits pitfall-scale",
+        ),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "study-guess study",
         ),
     },
     6: {
