@@ -18,12 +18,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-<<<<<<< HEAD
 from coatnet_mini import attention, blocks, convolution, weighted_sum
-=======
-from coatnet_mini import attention, convolution, weighted_sum
 from coatnet_mini.studies import results
->>>>>>> main
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
