@@ -208,7 +208,7 @@ CLAIMS = {
             Mistake(blocks, "TransformerBlock.forward", no_shortcut),
             "stack equal pytorch",
         ),
-        "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal trained"),
+        "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal"),
         "every head has its table": (ONE_TABLE, "real"),
     },
 }
