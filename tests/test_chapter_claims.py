@@ -116,6 +116,21 @@ def stride_elsewhere(right, block, *args, downsample="expand", **options):
     right(block, *args, downsample=other, **options)
 
 
+def pool_before_norm(right, block, x):
+    y = block.norm(block.pool(x))
+    grid = y.shape[2:]
+    y = block.attention(blocks.as_tokens(y), grid)
+    x = block.shortcut(x) + blocks.as_grid(y, *grid)
+    return x + blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
+def no_shortcut(right, block, x):
+    y = block.pool(block.norm(x))
+    grid = y.shape[2:]
+    x = blocks.as_grid(block.attention(blocks.as_tokens(y), grid), *grid)
+    return blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -214,6 +229,19 @@ CLAIMS = {
         "every head has its table": (ONE_TABLE, "cost"),
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
+    },
+    # chapter 8
+    8: {
+        "the norm comes before the pool": (
+            Mistake(blocks, "TransformerBlock.forward", pool_before_norm),
+            "equal",
+        ),
+        "with shortcuts the positions stay apart": (
+            Mistake(blocks, "TransformerBlock.forward", no_shortcut),
+            "stack equal pytorch",
+        ),
+        "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal"),
+        "every head has its table": (ONE_TABLE, "real"),
     },
     # chapter 11
     11: {

@@ -266,4 +266,31 @@ function network({ drawing, network: stored, layer, head, block, i, ...others },
   };
 }
 
-export default { mend, products, qkv, shares, prepost, bend, network };
+// ---- the heads of the trained network, before and after the bias -------------------------------------
+// drawing and network as above; head counts the heads of all attention layers on the first one's grid;
+// times, the factor on the learned table; i on that grid. The table's bias is divided out of the weights
+// that the network computed, which leaves what the content alone would weigh.
+
+function heads({ drawing, network: stored, head, times, i }, operators) {
+  const maps = Object.entries(seen(drawing, stored, operators).attention);
+  const { heads: count, H, W } = maps[0][1];
+  const [[name, { weights }], h, N] = [maps[Math.floor(head / count)], head % count, H * W];
+  const [stage, block] = name.split(".");
+  const table = stored.weights.stages[stage][block].attention.relative_bias_table;
+  const size = table.length / count;
+  const bias = row(operators.biasMatrix(table.subarray(h * size, (h + 1) * size), H, W), i, N);
+  const scores = row(weights, h * N + i, N).map((w, j) => Math.log(w) - bias[j]);
+  const [before, after] = [0, times].map((t) => operators.softmax(scores.map((s, j) => s + t * bias[j])));
+  const apart = (j) => Math.max(Math.abs(Math.floor(i / W) - Math.floor(j / W)), Math.abs((i % W) - (j % W)));
+  const near = (A) => 100 * A.reduce((sum, w, j) => sum + (apart(j) < 2 ? w : 0), 0);
+  return {
+    drawing: () => drawing,
+    before: () => before,
+    bias: () => bias.map((v) => times * v),
+    after: () => after,
+    nearBefore: () => near(before),
+    nearAfter: () => near(after),
+  };
+}
+
+export default { mend, products, qkv, shares, prepost, bend, network, heads };
