@@ -41,6 +41,7 @@ def cases():
     values = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.7])
     shares, shares_constants = twin_figures.shares(values)
     prepost, prepost_constants = twin_figures.prepost(part)
+    windows, windows_constants = twin_figures.windows(part)
     return {
         "mend": (
             mending,
@@ -76,6 +77,16 @@ def cases():
             prepost_constants,
             {"noisy": noisy_part},
             {"content": [0, 0.5, 2], "strength": [0, 0.5, 1, 4], "i": range(noisy_part.numel())},
+        ),
+        "windows": (
+            windows,
+            windows_constants,
+            {"noisy": noisy_part},
+            {
+                "window": [2, 5, 8, 28],
+                "layers": twin_figures.LAYERS,
+                "i": range(noisy_part.numel()),
+            },
         ),
     }
 
@@ -150,6 +161,7 @@ MUTANTS = {
         "const weights = softmax(scores.map((s) => s * temperature)",
     ),
     "prepost": ("strength * v", "v"),
+    "windows": ("(i % W) + shift", "(i % W) - shift"),
 }
 
 
