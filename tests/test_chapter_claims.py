@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, convolution, weighted_sum
+from coatnet_mini import attention, cheaper, convolution, weighted_sum
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -122,6 +122,29 @@ CORNER_TO_CORNER = Mistake(attention, "resize_table", corner_to_corner)
 ONE_TABLE = Mistake(attention, "MultiHeadAttention.__init__", one_table_for_all_heads)
 SECOND_PRODUCT = Mistake(attention, "MultiHeadAttention.forward", a_second_product_for_pre)
 LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", load_mirrored)
+CUTS_THAT_STAY = Mistake(cheaper, "window_of", lambda right, grid, size, shift=0: right(grid, size))
+NO_WALLS = Mistake(
+    cheaper, "window_mask", lambda right, grid, size, shift=0: right(grid, max(grid))
+)
+FORGET_TO_SHRINK = Mistake(
+    cheaper,
+    "streamed_attention",
+    lambda right, q, k, v, block=64, scale=1.0: (
+        sum(
+            right(q, *part, block, scale)
+            for part in zip(k.split(block), v.split(block), strict=True)
+        )
+        / len(k.split(block))
+    ),
+)
+WINDOWS_SCALED = Mistake(
+    cheaper, "window_attention", lambda right, q, *args, **options: right(q / 2, *args, **options)
+)
+LINEAR_UNDIVIDED = Mistake(
+    cheaper,
+    "linear_attention",
+    lambda right, q, k, v, feature=cheaper.positive: feature(q) @ (feature(k).mT @ v),
+)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
@@ -174,6 +197,17 @@ CLAIMS = {
         "every head has its table": (ONE_TABLE, "cost"),
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
+    },
+    # chapter 9
+    9: {
+        "shifted windows heal the walls": (CUTS_THAT_STAY, "seams pitfall-roll"),
+        "across a wall nothing is seen": (
+            NO_WALLS,
+            "guess-where windows-equal seams guess-best camera",
+        ),
+        "blocks give the softmax's own numbers": (FORGET_TO_SHRINK, "streamed-equal"),
+        "a window as large as the grid is full attention": (WINDOWS_SCALED, "windows-equal"),
+        "linear attention is its matrix": (LINEAR_UNDIVIDED, "linear-equal"),
     },
 }
 LINES = [
