@@ -1,6 +1,6 @@
 # Each target sets up what it needs in .venv; needed beforehand: make, and Python 3.11 or newer with venv.
 .DEFAULT_GOAL := help
-.PHONY: help book serve test chapters bench mutants home lint clean chromium
+.PHONY: help book serve test chapters bench mutants soak home lint clean chromium
 
 PY := .venv/bin/python
 PORT ?= 8000
@@ -40,6 +40,9 @@ bench: .venv/installed .peers/.stamp  ## speed and memory beside timm, into benc
 
 mutants: .venv/installed .peers/.stamp  ## mistakes that the tests notice (N=200 SEED=1 ONLY=attention)
 	@$(PY) -m tools.mutants $(or $(N),200) $(or $(SEED),1) $(ONLY)
+
+soak: .venv/installed .peers/.stamp  ## kills, hostile input and mutants at random (MINUTES=10 SEED=1)
+	@$(PY) -m tools.soak $(or $(MINUTES),10) $(or $(SEED),1) $(ONLY)
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
 	@REPO='$(subst ','\'',$(REPO))' FORCE='$(FORCE)' $(PY) -m tools.home

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from coatnet_mini import attention, cheaper, convolution, weighted_sum
+from coatnet_mini.studies import results
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -145,6 +146,9 @@ LINEAR_UNDIVIDED = Mistake(
     "linear_attention",
     lambda right, q, k, v, feature=cheaper.positive: feature(q) @ (feature(k).mT @ v),
 )
+INTERVALS_OF_68_PERCENT = Mistake(
+    results, "student", lambda right, values, level=0.95: right(values, 0.68)
+)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
@@ -189,6 +193,10 @@ CLAIMS = {
         "the bias is not scaled": (
             bias_of("pre", lambda w, scale: w * scale),
             "prior limits pitfall-scale",
+        ),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "study-guess study",
         ),
     },
     6: {

@@ -3,12 +3,13 @@
 Whatever the source, the rest sees a `Split`: rows of encoded images and labels, through `datasets`.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
+from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 from tqdm import tqdm
 
 from coatnet_mini.images import raw_digits
@@ -18,6 +19,13 @@ HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order o
 LABEL_NAMES = ("label", "labels", "fine_label")
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
 SPLITS = ("train", "test")  # of digits and shapes
+LARGEST_METADATA = 10**9  # bytes
+NUMBERS = (
+    *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)),
+    "float32",
+    "float64",
+    "bool",
+)
 
 Sample = tuple[str, dict, int]  # name, encoded image ("bytes" or "path"), label
 
@@ -71,8 +79,8 @@ class Split:
         return number
 
 
-def name_of(image: dict, otherwise: str) -> str:
-    return image.get("path") or otherwise
+def name_of(image: dict | None, otherwise: str) -> str:
+    return (image or {}).get("path") or otherwise
 
 
 def short(names) -> str:
@@ -157,7 +165,9 @@ def fetch(recipe) -> dict:
     if path.is_file() or (looks_like_path and not path.is_dir()):
         raise ValueError(f"data {recipe.data!r} is not a folder")
     name = str(path.resolve()) if path.is_dir() else recipe.data
-    if not path.is_dir():
+    if path.is_dir():
+        check_files(path)
+    else:
         tqdm.write(f"looking for {recipe.data!r} on the Hugging Face hub ...")
     try:
         return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
@@ -165,6 +175,19 @@ def fetch(recipe) -> dict:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = "cannot be read" if path.is_dir() else "is no folder here, nor on the hub"
         raise ValueError(f"data {recipe.data!r} {what}: {reason}") from error
+
+
+def check_files(folder: Path) -> None:
+    """Refuse what would be waited for without end: pipes and devices, and tables of gigabytes."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{path} is no file but a pipe, a socket or a device")
+            if path.stem == "metadata" and path.stat().st_size > LARGEST_METADATA:
+                raise ValueError(
+                    f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_METADATA:,}"
+                )
 
 
 def held_out(recipe, found):
@@ -206,7 +229,22 @@ def columns(rows, recipe) -> tuple[str, str]:
                 f"{recipe.data} has {wanted} among {', '.join(features)}; "
                 f"name it with --{what}-column"
             )
+    refuse_kinds(recipe.data, features, image, label)
     return image, label
+
+
+def refuse_kinds(data: str, features: dict, image: str, label: str) -> None:
+    """Labels for images and images for labels, as far as the columns' types tell."""
+    kind = features[image]
+    if isinstance(kind, ClassLabel) or getattr(kind, "dtype", "") in NUMBERS:
+        raise ValueError(f"{data}: the column {image!r} holds no images; choose an --image-column")
+    kind = features[label]
+    plain = isinstance(kind, Value) and kind.dtype in (*NUMBERS, "string")
+    if not (kind is None or plain or isinstance(kind, ClassLabel)):
+        raise ValueError(
+            f"{data}: the column {label!r} holds no labels, which are integers or text; "
+            "choose a --label-column"
+        )
 
 
 def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
@@ -217,8 +255,8 @@ def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
     if recipe.num_classes:
         stored = list(range(recipe.num_classes))
     elif isinstance(rows, Dataset):
-        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()))
-        if all(isinstance(value, int) for value in stored):
+        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()) - {None})
+        if stored and all(isinstance(value, int) for value in stored):
             stored = list(range(max(stored) + 1))
     else:
         raise ValueError(
