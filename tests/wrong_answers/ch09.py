@@ -79,7 +79,7 @@ WRONG = {
             "where both agree",
         ),
         (
-            lambda height, width, size, shift: windows(height, width, size, shift).double(),
+            lambda height, width, size, shift: 1 - windows(height, width, size, shift),
             "not yet.",
         ),
     ],
