@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, convolution, weighted_sum
+from coatnet_mini import attention, blocks, cheaper, convolution, weighted_sum
 from coatnet_mini.studies import results
 from conftest import difference
 from tests import CHAPTERS
@@ -159,6 +159,29 @@ SQUEEZED_LESS = Mistake(
     "SqueezeExcitation.__init__",
     lambda right, layer, width, squeezed: right(layer, width, 4 * squeezed),
 )
+CUTS_THAT_STAY = Mistake(cheaper, "window_of", lambda right, grid, size, shift=0: right(grid, size))
+NO_WALLS = Mistake(
+    cheaper, "window_mask", lambda right, grid, size, shift=0: right(grid, max(grid))
+)
+FORGET_TO_SHRINK = Mistake(
+    cheaper,
+    "streamed_attention",
+    lambda right, q, k, v, block=64, scale=1.0: (
+        sum(
+            right(q, *part, block, scale)
+            for part in zip(k.split(block), v.split(block), strict=True)
+        )
+        / len(k.split(block))
+    ),
+)
+WINDOWS_SCALED = Mistake(
+    cheaper, "window_attention", lambda right, q, *args, **options: right(q / 2, *args, **options)
+)
+LINEAR_UNDIVIDED = Mistake(
+    cheaper,
+    "linear_attention",
+    lambda right, q, k, v, feature=cheaper.positive: feature(q) @ (feature(k).mT @ v),
+)
 INTERVALS_OF_68_PERCENT = Mistake(
     results, "student", lambda right, values, level=0.95: right(values, 0.68)
 )
@@ -258,6 +281,17 @@ CLAIMS = {
         "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run"),
         "the stride decides what is read": (STRIDE_ELSEWHERE, "equal parts-check stride table9"),
         "stochastic depth keeps the mean": (DROP_WITHOUT_DIVIDING, "drop-run"),
+    },
+    # chapter 9
+    9: {
+        "shifted windows heal the walls": (CUTS_THAT_STAY, "seams pitfall-roll"),
+        "across a wall nothing is seen": (
+            NO_WALLS,
+            "guess-where windows-equal seams guess-best camera",
+        ),
+        "blocks give the softmax's own numbers": (FORGET_TO_SHRINK, "streamed-equal"),
+        "a window as large as the grid is full attention": (WINDOWS_SCALED, "windows-equal"),
+        "linear attention is its matrix": (LINEAR_UNDIVIDED, "linear-equal"),
     },
 }
 LINES = [

@@ -191,6 +191,41 @@ function bend({ noisy, clean, kernels, shifts, backs, widths, n, bend, i }, oper
   };
 }
 
+// ---- attention in windows, one layer or two --------------------------------------------------------
+// noisy, clean (H, W); window, the side of one; layers 0 one, 1 two with the same windows, 2 two, the
+// second's shifted by half a window; temperature; size of the patches; i. Both layers compare patches
+// of the noisy picture.
+
+// The numbers of cheaper.window_of.
+const windowOf = ([H, W], side, shift) => Array.from({ length: H * W }, (_, i) =>
+  Math.floor((Math.floor(i / W) + shift) / side) * (W + 1) + Math.floor(((i % W) + shift) / side));
+
+const inWindows = (x, side, shift, temperature, size, operators) => {
+  const [of, N] = [windowOf(x.shape, side, shift), x.length];
+  const mask = Float32Array.from({ length: N * N }, (_, k) =>
+    of[Math.floor(k / N)] === of[k % N] ? 0 : -Infinity);
+  return likeness(x, size, 1 / temperature, mask, "pre", operators);
+};
+const [plain, shifted] = [remembered(inWindows), remembered(inWindows)];
+
+function windows({ noisy, clean, window, layers, temperature, size, i }, operators) {
+  const N = noisy.length;
+  const first = plain(noisy, window, 0, temperature, size, operators);
+  const half = Math.floor(window / 2);
+  const last = layers < 2 ? first : shifted(noisy, window, half, temperature, size, operators);
+  const once = remembered(() => operators.weightedSum(first, noisy));
+  const mended = remembered(() => (layers ? operators.weightedSum(last, once()) : once()));
+  const weights = remembered(() =>
+    layers ? operators.weightedSum(row(last, i, N), first, N) : row(first, i, N));
+  return {
+    noisy: () => noisy,
+    weights,
+    mended,
+    psnr: () => psnr(mended(), clean),
+    believed: () => weights().reduce((count, v) => count + (v > 0), 0),
+  };
+}
+
 // ---- the network that reads a drawing --------------------------------------------------------------
 // drawing (32, 32) of 0 and 1; network { config, weights }; layer and block, the attention and the
 // depthwise layer by their places; head 0 for the mean of all; i on the grid of the first attention
@@ -293,4 +328,4 @@ function heads({ drawing, network: stored, head, times, i }, operators) {
   };
 }
 
-export default { mend, products, qkv, shares, prepost, bend, network, heads };
+export default { mend, products, qkv, shares, prepost, bend, windows, network, heads };
