@@ -74,10 +74,12 @@ def test_shapes_reproduce_and_grow():
     assert images.shape == (40, 3, 32, 32) and images.dtype == np.uint8
     again, _ = shapes(48)
     assert np.array_equal(again[:40], images)
+    assert np.array_equal(shapes(40, seed=0)[0], images)
     assert not np.array_equal(shapes(40, seed=1)[0], images)
     assert np.bincount(labels, minlength=16).tolist() == [3] * 8 + [2] * 8
     held = shape_images(20, "test")
     assert len(held) == 20 and held.classes == CLASSES
+    assert np.array_equal(held.images.numpy(), shapes(20, "test", seed=0)[0])
 
 
 def test_shapes_held_out_never_overlap():
