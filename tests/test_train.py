@@ -1,10 +1,12 @@
 """The training command: end to end, killed and resumed, on two processes, and its arithmetic."""
 
+import copy
 import hashlib
 import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
@@ -312,15 +314,50 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path, capsys):
-    train(tmp_path / "run", "--steps", 1)
-    _, state = last_run(tmp_path / "run" / "checkpoints")
-    for n, harm in enumerate([{"model": 3}, {"recipe": []}, {"processes": []}, {"optimizer": {}}]):
+WRONG = [None, "x", -1, 3.5, 10**30, [], {}, [1, 2], {"a": 1}, (), torch.zeros(2, 3), math.nan]
+
+
+def harmed(state: dict, rng: random.Random) -> tuple[dict, list]:
+    """A copy of a state with something in it missing or of another type, and where."""
+    state, path, place = copy.deepcopy(state), [], None
+    value = state
+    while not path or (isinstance(value, dict | list) and value and rng.random() < 0.6):
+        place = value
+        path.append(rng.choice([*value] if isinstance(value, dict) else range(len(value))))
+        value = place[path[-1]]
+    new = rng.choice([other for other in WRONG if type(other) is not type(value)])
+    if isinstance(place, dict) and rng.random() < 0.3:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = new
+        path.append(new)
+    return state, path
+
+
+@pytest.mark.parametrize("name, count", [("table", 12), ("stream", 4)])
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    name, count, tmp_path, capfd, recwarn
+):
+    flags = ["--steps", 2, "--checkpoint-every", 1, "--ema", 0.9, "--batch-size", 8]
+    if name == "stream":
+        flags += ["--data", write_parquet(tmp_path / "rows"), "--streaming", "--channels", 3]
+    train(tmp_path / "run", *flags)
+    first = read_state(runs(tmp_path / "run" / "checkpoints")[0])
+    rng, cases = random.Random(16), [{"model": 3}, {"processes": []}, {"step": 3}, {"logged": 2}]
+    cases += [{"optimizer": {**first["optimizer"], 0: {}}}, {"ema": None}, {"recipe": []}]
+    cases = [({**first, **case}, case) for case in cases]
+    cases += [harmed(first, rng) for _ in range(count)]
+    recwarn.clear()
+    for n, (state, what) in enumerate(cases):
         folder = tmp_path / str(n)
-        save_run(folder / "checkpoints", 1, {**state, **harm})
-        train(folder, "--steps", 1, "--resume", code=1)
-        error = capsys.readouterr().err
-        assert "does not fit this run" in error and error.count("\n") == 1, error
+        path = save_run(folder / "checkpoints", 1, state)
+        capfd.readouterr()
+        train(folder, *flags, "--resume", code=1)
+        error = capfd.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, (what, error)
+        said = (f"checkpoint {path} does not fit this run: ", f"cannot resume {folder}: ")
+        assert error.removeprefix("error: ").startswith(said), (what, error)
+        assert not (folder / "network").exists() and not recwarn.list
 
 
 @pytest.mark.parametrize("tensorboard", [True, False])
