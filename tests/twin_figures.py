@@ -104,7 +104,7 @@ def prepost(clean, width=1.0):
             for form, table in (("pre", biases.to(f)), ("post", kernel.to(f)))
         }
         mended_pre = mend(A["pre"], noisy)
-        mended_post = mend(A["post"], noisy) / (1 + strength * kernel.sum())
+        mended_post = mend(A["post"] / A["post"].sum(1, keepdim=True), noisy)
         return {
             "noisy": noisy,
             "pre": A["pre"][i].view(grid),

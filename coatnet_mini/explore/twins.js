@@ -144,9 +144,9 @@ const [before, after] = [remembered(biased), remembered(biased)];
 function prepost({ noisy, clean, biases, kernel, content, strength, size, i }, operators) {
   const pre = before(noisy, "pre", biases, size, content, strength, operators);
   const post = after(noisy, "post", kernel, size, content, strength, operators);
-  const gain = 1 + strength * kernel.reduce((sum, v) => sum + v, 0);
+  const sums = remembered(() => operators.weightedSum(post, noisy.map(() => 1)));
   const mendedPre = remembered(() => operators.weightedSum(pre, noisy));
-  const mendedPost = remembered(() => operators.weightedSum(post, noisy).map((v) => v / gain));
+  const mendedPost = remembered(() => operators.weightedSum(post, noisy).map((v, k) => v / sums()[k]));
   return {
     noisy: () => noisy,
     pre: () => row(pre, i, noisy.length),
