@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, convolution, weighted_sum
+from coatnet_mini import attention, coatnet, convolution, shapes, weighted_sum
 from coatnet_mini.studies import results
 from conftest import difference
 from tests import CHAPTERS
@@ -101,6 +101,12 @@ def corner_to_corner(right, table, H, W):
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 
+def difference_of_strangers(right, found, one, other, **cell):
+    a, b = (found.interval(**{**cell, **part}) for part in (one, other))
+    half = (a.half**2 + b.half**2) ** 0.5
+    return results.Interval(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half, a.n)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -126,6 +132,15 @@ LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", l
 INTERVALS_OF_68_PERCENT = Mistake(
     results, "student", lambda right, values, level=0.95: right(values, 0.68)
 )
+ONE_RELATION_FOR_ALL = Mistake(
+    shapes, "positions", lambda right, relation, split: right(0, split)
+)
+LARGEST_INSTEAD_OF_MEAN = Mistake(
+    coatnet,
+    "CoAtNet.forward",
+    lambda right, net, x: net.head(net.forward_features(x).amax((2, 3))),
+)
+SEEDS_AS_STRANGERS = Mistake(results, "Study.difference", difference_of_strangers)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
@@ -182,6 +197,17 @@ CLAIMS = {
         "every head has its table": (ONE_TABLE, "cost"),
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
+    },
+    # chapter 10
+    10: {
+        "the relation is far, the texture near": (ONE_RELATION_FOR_ALL, "hole"),
+        "the page's networks are the package's": (LARGEST_INSTEAD_OF_MEAN, "equal"),
+        "the five cost the same, pairs included": (SECOND_PRODUCT, "equal costs figure"),
+        "layouts are compared seed by seed": (SEEDS_AS_STRANGERS, "three ranking transfer"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "guess-few guess-most three ranking transfer",
+        ),
     },
 }
 LINES = [
