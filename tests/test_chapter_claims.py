@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini import attention, blocks, coatnet, convolution, shapes, weighted_sum
 from coatnet_mini.studies import results
 from conftest import difference
 from tests import CHAPTERS
@@ -129,6 +129,12 @@ CORNER_TO_CORNER = Mistake(attention, "resize_table", corner_to_corner)
 ONE_TABLE = Mistake(attention, "MultiHeadAttention.__init__", one_table_for_all_heads)
 SECOND_PRODUCT = Mistake(attention, "MultiHeadAttention.forward", a_second_product_for_pre)
 LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", load_mirrored)
+AVERAGE_POOLS = Mistake(blocks, "make_pool", lambda right, kind, stride: right("avg", stride))
+SQUEEZED_LESS = Mistake(
+    blocks,
+    "SqueezeExcitation.__init__",
+    lambda right, layer, width, squeezed: right(layer, width, 4 * squeezed),
+)
 INTERVALS_OF_68_PERCENT = Mistake(
     results, "student", lambda right, values, level=0.95: right(values, 0.68)
 )
@@ -208,6 +214,14 @@ CLAIMS = {
             INTERVALS_OF_68_PERCENT,
             "guess-few guess-most three ranking transfer",
         ),
+    },
+    # chapter 11
+    11: {
+        "the network of the page is the package's": (AVERAGE_POOLS, "equal"),
+        "it reads its tables at query − key": (KEY_MINUS_QUERY, "equal"),
+        "every MBConv squeezes to a quarter of its width": (SQUEEZED_LESS, "spend equal"),
+        "a Transformer block multiplies 12 N D² + 2 N² D": (SECOND_PRODUCT, "spend meta"),
+        "every head has its table": (ONE_TABLE, "spend equal"),
     },
 }
 LINES = [
