@@ -138,9 +138,7 @@ SQUEEZED_LESS = Mistake(
 INTERVALS_OF_68_PERCENT = Mistake(
     results, "student", lambda right, values, level=0.95: right(values, 0.68)
 )
-ONE_RELATION_FOR_ALL = Mistake(
-    shapes, "positions", lambda right, relation, split: right(0, split)
-)
+ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
 LARGEST_INSTEAD_OF_MEAN = Mistake(
     coatnet,
     "CoAtNet.forward",

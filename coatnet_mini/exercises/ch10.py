@@ -156,9 +156,7 @@ EXERCISES = [
             Mistake(
                 "the two were taken as strangers: you added their variances. Seed by seed they "
                 "share their pictures, so take the differences first.",
-                lambda a, b, t: _around(
-                    (a - b).mean(), t * ((a.var() + b.var()) / len(a)).sqrt()
-                ),
+                lambda a, b, t: _around((a - b).mean(), t * ((a.var() + b.var()) / len(a)).sqrt()),
             ),
             Mistake(
                 "the squares were divided by n. A deviation about a mean that was itself computed "
