@@ -6,12 +6,12 @@ from torch import Tensor
 from coatnet_mini.exercises import Exercise, Mistake
 
 
-def grids(side: int, strides: list[int]) -> Tensor:
+def grids(side: int, strides: tuple[int, ...]) -> Tensor:
     """(stages,) int64: the positions of each stage's grid."""
     return _sides(side, strides) ** 2
 
 
-def _sides(side: int, strides: list[int]) -> Tensor:
+def _sides(side: int, strides: tuple[int, ...]) -> Tensor:
     return side // torch.tensor(strides).cumprod(0)
 
 
@@ -59,10 +59,10 @@ def _backwards(loss: Tensor, accuracy: Tensor, level: float) -> Tensor:
 
 
 def _grid_cases(rng: torch.Generator) -> list[dict]:
-    cases = [{"side": 8, "strides": [1, 2, 2]}, {"side": 224, "strides": [2, 2, 2, 2, 2]}]
+    cases = [{"side": 8, "strides": (1, 2, 2)}, {"side": 224, "strides": (2, 2, 2, 2, 2)}]
     for strides in torch.randint(1, 4, (3, 4), generator=rng).tolist():
         side = 3 * int(torch.tensor(strides).prod())
-        cases.append({"side": side, "strides": strides})
+        cases.append({"side": side, "strides": tuple(strides)})
     return cases
 
 
