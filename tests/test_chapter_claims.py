@@ -18,7 +18,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, convolution, weighted_sum
+from coatnet_mini import attention, blocks, convolution, weighted_sum
+from coatnet_mini.studies import results
+from coatnet_mini.train import optimization
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -123,6 +125,23 @@ ONE_TABLE = Mistake(attention, "MultiHeadAttention.__init__", one_table_for_all_
 SECOND_PRODUCT = Mistake(attention, "MultiHeadAttention.forward", a_second_product_for_pre)
 LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", load_mirrored)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
+# chapter 12
+DECAY_ALL = Mistake(
+    optimization,
+    "parameter_groups",
+    lambda right, model, decay: [{**g, "weight_decay": decay} for g in right(model, decay)],
+)
+LATE_BY_A_STEP = Mistake(
+    optimization, "learning_rate", lambda right, s, steps, recipe: right(s + 1, steps, recipe)
+)
+KEEP_AS_IT_IS = Mistake(
+    blocks, "StochasticDepth.forward", lambda right, layer, x: right(layer, x) * (1 - layer.rate)
+)
+OTHER_WAY_ROUND = Mistake(
+    results,
+    "Study.difference",
+    lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
+)
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -174,6 +193,13 @@ CLAIMS = {
         "every head has its table": (ONE_TABLE, "cost"),
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
+    },
+    # chapter 12
+    12: {
+        "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
+        "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
+        "what stochastic depth keeps is divided by its share": (KEEP_AS_IT_IS, "numbers"),
+        "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
     },
 }
 LINES = [
