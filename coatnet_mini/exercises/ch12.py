@@ -21,19 +21,23 @@ def _schedule(
     return torch.cat([peak * up, peak + (low - peak) * done])
 
 
-def clipped(gradients: list[Tensor], most: float) -> Tensor:
-    """(all numbers,): the gradients in one vector, whose norm is at most `most`."""
-    together = torch.cat([g.flatten() for g in gradients])
+def clipped(matrix: Tensor, bias: Tensor, most: float) -> Tensor:
+    """(out·into + out,): both gradients in one vector, whose norm is at most `most`."""
+    together = _together(matrix, bias)
     return together * (most / together.norm()).clamp(max=1)
+
+
+def _together(matrix: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([matrix.flatten(), bias])
 
 
 def whole_gradient(gradients: Tensor, sizes: Tensor) -> Tensor:
     """(numbers,): of the mean over all pictures, from those of the means over parts."""
-    return (sizes / sizes.sum()).to(gradients) @ gradients
+    return (sizes / sizes.sum()) @ gradients
 
 
 def mixed_loss(
-    scores: Tensor, first: Tensor, second: Tensor, share: float, smoothing: float
+    scores: Tensor, first: tuple, second: tuple, share: float, smoothing: float
 ) -> Tensor:
     """(): the mean cross-entropy with the targets mixed by `share`, then smoothed."""
     return _mixed(scores, first, second, share, smoothing)
@@ -42,6 +46,7 @@ def mixed_loss(
 def _mixed(scores, first, second, share, smoothing, *, others=False, total=False) -> Tensor:
     logs = scores.log_softmax(1)
     rows, classes = torch.arange(len(scores)), scores.shape[1]
+    first, second = torch.tensor(first), torch.tensor(second)
     hard = share * logs[rows, first] + (1 - share) * logs[rows, second]
     even = logs.mean(1)
     if others:  # spread over the wrong classes only, picture by picture
@@ -59,20 +64,22 @@ def _schedule_cases(rng: torch.Generator) -> list[dict]:
     ]
 
 
-def _gradient_lists(rng: torch.Generator) -> list[dict]:
-    small = [torch.tensor([3.0, 0.0]).double(), torch.tensor([[4.0]]).double()]
-    cases = [{"gradients": small, "most": 1.0}, {"gradients": small, "most": 10.0}]
-    shapes = [(4, 3), (5,), (2, 1, 2)]
-    drawn = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
-    return [*cases, {"gradients": drawn, "most": 0.5}]
+def _layer_cases(rng: torch.Generator) -> list[dict]:
+    matrix, bias = torch.tensor([[3.0, 0.0]]).double(), torch.tensor([4.0]).double()
+    small = {"matrix": matrix, "bias": bias}
+    cases = [{**small, "most": 1.0}, {**small, "most": 10.0}]
+    for out, into in ((4, 3), (2, 5)):
+        drawn = torch.randn(out, into + 1, generator=rng, dtype=torch.float64)
+        cases.append({"matrix": drawn[:, 1:].clone(), "bias": drawn[:, 0].clone(), "most": 0.5})
+    return cases
 
 
 def _part_cases(rng: torch.Generator) -> list[dict]:
     simple = torch.tensor([[4.0, 0.0], [0.0, 4.0]]).double()
-    cases = [{"gradients": simple, "sizes": torch.tensor([1, 3])}]
+    cases = [{"gradients": simple, "sizes": torch.tensor([1.0, 3.0]).double()}]
     for parts, numbers in ((3, 5), (7, 2)):
         gradients = torch.randn(parts, numbers, generator=rng, dtype=torch.float64)
-        sizes = torch.randint(1, 64, (parts,), generator=rng)
+        sizes = torch.randint(1, 64, (parts,), generator=rng).double()
         cases.append({"gradients": gradients, "sizes": sizes})
     return cases
 
@@ -80,7 +87,7 @@ def _part_cases(rng: torch.Generator) -> list[dict]:
 def _mixed_cases(rng: torch.Generator) -> list[dict]:
     cases = []
     for B, classes, share, smoothing in ((2, 3, 0.75, 0.3), (5, 10, 0.4, 0.1), (4, 6, 0.9, 0.2)):
-        first, second = torch.randint(classes, (2, B), generator=rng)
+        first, second = map(tuple, torch.randint(classes, (2, B), generator=rng).tolist())
         scores = 2 * torch.randn(B, classes, generator=rng, dtype=torch.float64)
         labels = {"first": first, "second": second}
         cases.append({"scores": scores, **labels, "share": share, "smoothing": smoothing})
@@ -118,26 +125,24 @@ EXERCISES = [
     Exercise(
         "12.2",
         clipped,
-        _gradient_lists,
+        _layer_cases,
         [
             Mistake(
-                "each layer was clipped by its own norm, which turns the step to another "
-                "direction. One norm of all numbers together decides.",
-                lambda gradients, most: torch.cat(
-                    [(g * (most / g.norm()).clamp(max=1)).flatten() for g in gradients]
+                "each was clipped by its own norm, which turns the step to another direction. One "
+                "norm of all numbers together decides.",
+                lambda matrix, bias, most: _together(
+                    *(g * (most / g.norm()).clamp(max=1) for g in (matrix, bias))
                 ),
             ),
             Mistake(
                 "short gradients were made longer: below `most` nothing happens.",
-                lambda gradients, most: (
-                    most * (v := torch.cat([g.flatten() for g in gradients])) / v.norm()
+                lambda matrix, bias, most: (
+                    most * _together(matrix, bias) / _together(matrix, bias).norm()
                 ),
             ),
             Mistake(
                 "each number was cut off by itself; divide all of them by the same factor.",
-                lambda gradients, most: torch.cat(
-                    [g.flatten().clamp(-most, most) for g in gradients]
-                ),
+                lambda matrix, bias, most: _together(matrix, bias).clamp(-most, most),
             ),
         ],
     ),
@@ -153,7 +158,7 @@ EXERCISES = [
             ),
             Mistake(
                 "this is the gradient of the sum of all losses; divide by the number of pictures.",
-                lambda gradients, sizes: sizes.to(gradients) @ gradients,
+                lambda gradients, sizes: sizes @ gradients,
             ),
             Mistake(
                 "the parts were added up with equal weight, and not divided.",

@@ -35,16 +35,16 @@ def to_zero(steps, warmup, peak, low):
     return schedule(steps, warmup, peak, 0, lambda k, n: (k + 1) / n, lambda k, n: (k + 1) / n)
 
 
-def layer_by_layer(gradients, most):
+def one_by_one(matrix, bias, most):
     parts = []
-    for g in gradients:
+    for g in (matrix, bias):
         norm = g.square().sum().sqrt()
         parts.append((g * most / norm if norm > most else g).reshape(-1))
     return torch.cat(parts)
 
 
-def always(gradients, most):
-    flat = torch.cat([g.reshape(-1) for g in gradients])
+def always(matrix, bias, most):
+    flat = torch.cat([matrix.reshape(-1), bias])
     return flat / flat.square().sum().sqrt() * most
 
 
@@ -53,7 +53,7 @@ def soft_loss(scores, first, second, share, smoothing, over="all", reduction="me
     targets = []
     for labels in (first, second):
         target = torch.zeros_like(scores)
-        target[torch.arange(len(labels)), labels] = 1
+        target[range(len(labels)), labels] = 1
         if over == "all":
             target = (1 - smoothing) * target + smoothing / classes
         elif over == "others":
@@ -72,15 +72,15 @@ WRONG = {
         (lambda steps, warmup, peak, low: torch.linspace(peak, low, steps - warmup), "shape"),
     ],
     "12.2": [
-        (layer_by_layer, "by its own norm"),
+        (one_by_one, "by its own norm"),
         (always, "made longer"),
         (
-            lambda gradients, most: torch.cat(
-                [g.reshape(-1).clip(min=-most, max=most) for g in gradients]
+            lambda matrix, bias, most: torch.cat(
+                [g.reshape(-1).clip(min=-most, max=most) for g in (matrix, bias)]
             ),
             "cut off by itself",
         ),
-        (lambda gradients, most: gradients, "expected a dense tensor of real numbers"),
+        (lambda matrix, bias, most: matrix, "expected shape (3,), got (1, 2)"),
     ],
     "12.3": [
         (lambda gradients, sizes: sum(gradients) / len(sizes), "mean of the means"),
