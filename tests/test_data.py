@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import threading
 from dataclasses import astuple
 from itertools import islice
@@ -13,6 +15,8 @@ import torch
 
 from coatnet_mini.images import decode, digit_images, fit, normalize, shape_images
 from coatnet_mini.shapes import CLASSES, RELATIONS, SPLITS, positions, shapes
+from coatnet_mini.train import sources
+from coatnet_mini.train.identity import changes, identity
 from coatnet_mini.train.loading import IGNORED, Decoder, Loader, Share, Shuffled, prefetch
 from coatnet_mini.train.recipe import Recipe
 from coatnet_mini.train.sources import open_data
@@ -382,3 +386,87 @@ def test_train_images_limits(tmp_path):
     assert len(train) == 32 and len(test) == 2000
     train, _ = open_data(Recipe(train_images=100))
     assert len(train) == 100 and len(np.unique(train.labels)) == 10
+
+
+# ---- Null, swapped and endless
+
+
+def test_a_missing_label_is_named_and_a_missing_image_is_skipped(tmp_path):
+    nulls = write_parquet(tmp_path / "nulls", column=["ant", None, "bee"])
+    with pytest.raises(
+        ValueError, match=r"train\[1\] has the label None; the classes are ant, bee"
+    ):
+        open_data(Recipe(data=str(nulls), label_column="kind"))
+    only = write_parquet(tmp_path / "only", column=[None, None, None])
+    with pytest.raises(ValueError, match=r"train\[0\] has the label None"):
+        open_data(Recipe(data=str(only), label_column="kind"))
+    folder = write_parquet(tmp_path / "images", missing=(4,))
+    train, _ = open_data(Recipe(data=str(folder)))
+    said = []
+    read = Loader(train, Decoder(8, 3, False, said.append), memory=1e9)
+    assert read.size == 23 and said == ["skipped a corrupt image, train[4]: there is no image"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_for_labels_and_labels_for_images_are_refused(tmp_path, streaming):
+    folder = str(write_parquet(tmp_path / "data"))
+    shared = dict(data=folder, streaming=streaming, steps=1)
+    for flags, message in (
+        (dict(label_column="picture"), "the column 'picture' holds no labels, which are integers"),
+        (dict(image_column="kind", label_column="kind"), "the column 'kind' holds no images"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            open_data(Recipe(**shared, **flags))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_and_a_huge_table_are_refused_at_once(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "piped", count=1)
+    os.mkfifo(folder / "train" / "cat" / "9.png")
+    with pytest.raises(ValueError, match=r"9\.png is no file but a pipe"):
+        open_data(Recipe(data=str(folder)))
+    folder = write_folder(tmp_path / "tabled", count=1)
+    (folder / "train" / "metadata.csv").write_text("file_name,label\n" + "cat/0.png,0\n" * 9)
+    monkeypatch.setattr(sources, "LARGEST_METADATA", 100)
+    with pytest.raises(ValueError, match=r"metadata\.csv has 124 bytes; at most 100"):
+        open_data(Recipe(data=str(folder)))
+
+
+# ---- Which data it was
+
+
+def identity_of(folder, **flags) -> dict:
+    return identity(*open_data(Recipe(data=str(folder), **flags)))
+
+
+def test_data_is_known_by_names_sizes_labels_and_classes(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    before = identity_of(folder)
+    assert changes(before, identity_of(folder)) == []
+    shutil.copytree(folder, tmp_path / "moved")
+    assert changes(before, identity_of(tmp_path / "moved")) == []
+
+    cat = folder / "train" / "cat"
+    PIL.Image.fromarray(picture(7, (40, 40))).save(cat / "0.png")
+    assert changes(before, identity_of(folder)) == [
+        "training images have other names, sizes or labels"
+    ]
+    shutil.copy(cat / "1.png", cat / "99.png")
+    assert changes(before, identity_of(folder)) == ["there were 24 training images; there are 25"]
+    for split in ("train", "test"):
+        (folder / split / "cat").rename(folder / split / "gnu")
+    found = changes(before, identity_of(folder))
+    assert "the classes were cat, dog, eel; they are dog, eel, gnu" in found
+
+
+def test_data_in_tables_is_known_too(tmp_path):
+    before = identity_of(write_parquet(tmp_path / "data"))
+    assert changes(before, identity_of(tmp_path / "data")) == []
+    write_parquet(tmp_path / "other", column=[0, 1, 1])
+    assert changes(before, identity_of(tmp_path / "other", label_column="kind"))
+    digits = identity(*open_data(Recipe()))
+    assert changes(digits, identity(*open_data(Recipe(train_images=100)))) == [
+        "there were 1,198 training images; there are 100"
+    ]
+    stream = identity_of(tmp_path / "data", streaming=True, steps=1)
+    assert stream == {"classes": before["classes"], "parts": {}}

@@ -346,6 +346,24 @@ def test_a_full_disk_is_reported_and_the_run_goes_on(tmp_path, capsys, monkeypat
     assert steps_kept(tmp_path) == [2, 5]
 
 
+def test_resuming_on_other_data_is_refused_unless_it_is_meant(tmp_path, capsys):
+    data, folder = write_folder(tmp_path / "data"), tmp_path / "run"
+    flags = ["--data", data, "--channels", 3, "--batch-size", 8, "--resume"]
+    train(folder, *flags, "--steps", 4, "--checkpoint-every", 2)
+    shutil.copy(data / "train" / "cat" / "1.png", data / "train" / "cat" / "99.png")
+    train(folder, *flags, "--steps", 4, code=1)
+    error = capsys.readouterr().err
+    assert "there were 24 training images; there are 25; --changed-data goes on with it" in error
+    train(folder, *flags, "--steps", 4, "--changed-data")
+    assert "going on all the same: the data is not what it was" in capsys.readouterr().out
+    for split in ("train", "test"):
+        shutil.copytree(data / split / "cat", data / split / "fox")
+    train(folder, *flags, "--steps", 4, "--changed-data", code=1)
+    error = capsys.readouterr().err
+    assert "the classes were cat, dog, eel; they are cat, dog, eel, fox" in error
+    assert error.count("\n") == 1
+
+
 def test_resuming_another_recipe_is_refused(tmp_path, capsys):
     train(tmp_path, "--steps", 2)
     train(tmp_path, "--steps", 2, "--resume", "--lr", 0.1, code=1)

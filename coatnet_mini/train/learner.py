@@ -7,19 +7,23 @@ a generator has to be kept.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from coatnet_mini import checkpoint
 from coatnet_mini.models import create_model
 from coatnet_mini.train.augment import Augment, mixup, one_hot
-from coatnet_mini.train.loading import Batch
 from coatnet_mini.train.optimization import make_ema, make_optimizer, make_schedule
 from coatnet_mini.train.recipe import Recipe, drop_path_of
+
+if TYPE_CHECKING:  # a step needs torch alone, and an accelerator that was made elsewhere
+    from accelerate import Accelerator
+
+    from coatnet_mini.train.loading import Batch
 
 
 class Learner:
@@ -37,7 +41,7 @@ class Learner:
         ValueError: there is no such network, or the weights to start from do not fit.
     """
 
-    def __init__(self, recipe: Recipe, classes: int, steps: int, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, classes: int, steps: int, accelerator: "Accelerator"):
         self.recipe, self.classes, self.steps = recipe, classes, steps
         self.accelerator = accelerator
         torch.manual_seed(recipe.seed)
@@ -51,16 +55,17 @@ class Learner:
         self.ema = make_ema(net.to(accelerator.device), recipe.ema) if recipe.ema else None
         if recipe.compile:
             net.compile()
-        self.model, self.optimizer = accelerator.prepare(net, make_optimizer(net, recipe))
+        self.adamw = make_optimizer(net, recipe)
+        self.model, self.optimizer = accelerator.prepare(net, self.adamw)
         self.net = accelerator.unwrap_model(self.model)
-        self.schedule = make_schedule(self.optimizer.optimizer, recipe, steps)
+        self.schedule = make_schedule(self.adamw, recipe, steps)
         self.augment = Augment(recipe)
 
     @property
     def lr(self) -> float:
         return self.schedule.get_last_lr()[0]
 
-    def learn(self, batches: Iterator[Batch], step: int) -> Tensor:
+    def learn(self, batches: "Iterator[Batch]", step: int) -> Tensor:
         """One step of the optimizer; returns the loss, averaged over this process's images."""
         accelerator, parts = self.accelerator, self.recipe.accumulate
         self.model.train()
@@ -104,7 +109,7 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.schedule = make_schedule(self.optimizer.optimizer, self.recipe, self.steps, step)
+        self.schedule = make_schedule(self.adamw, self.recipe, self.steps, step)
 
     def trained(self) -> nn.Module:
         """The network to be kept: the running average, if there is one."""

@@ -12,7 +12,6 @@ from itertools import islice
 from threading import Event
 
 import numpy as np
-from datasets.distributed import split_dataset_by_node
 
 from coatnet_mini.train.sources import Sample, Split
 
@@ -39,6 +38,8 @@ class Stream:
     """
 
     def __init__(self, split: Split, rank: int, processes: int, shuffled: int = 1, seed: int = 0):
+        from datasets.distributed import split_dataset_by_node
+
         self.split, self.size, self.key = split, shuffled, (seed, rank)
         self.rows = split_dataset_by_node(split.rows, rank, processes)
 
