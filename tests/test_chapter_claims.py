@@ -312,7 +312,6 @@ CLAIMS = {
     12: {
         "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
         "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
-        "what stochastic depth keeps is divided by its share": (DROP_WITHOUT_DIVIDING, "numbers"),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
     },
 }
