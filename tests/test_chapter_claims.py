@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
 from coatnet_mini.studies import results
 from conftest import difference
 from tests import CHAPTERS
@@ -101,6 +101,36 @@ def corner_to_corner(right, table, H, W):
     return F.interpolate(table[None], size, mode="bilinear", align_corners=True)[0]
 
 
+def gate_before_the_depthwise(right, block, x):
+    y = block.act(block.expand_norm(block.expand(block.norm(x))))
+    y = block.act(block.depthwise_norm(block.depthwise(block.se(y))))
+    return block.shortcut(x) + block.drop_path(block.project(y))
+
+
+def norm_over_the_grid(right, layer, x):
+    return right(layer, x - x.mean((2, 3), keepdim=True))
+
+
+def stride_elsewhere(right, block, *args, downsample="expand", **options):
+    other = {"expand": "depthwise", "depthwise": "expand"}[downsample]
+    right(block, *args, downsample=other, **options)
+
+
+def pool_before_norm(right, block, x):
+    y = block.norm(block.pool(x))
+    grid = y.shape[2:]
+    y = block.attention(blocks.as_tokens(y), grid)
+    x = block.shortcut(x) + blocks.as_grid(y, *grid)
+    return x + blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
+def no_shortcut(right, block, x):
+    y = block.pool(block.norm(x))
+    grid = y.shape[2:]
+    x = blocks.as_grid(block.attention(blocks.as_tokens(y), grid), *grid)
+    return blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
 def difference_of_strangers(right, found, one, other, **cell):
     a, b = (found.interval(**{**cell, **part}) for part in (one, other))
     half = (a.half**2 + b.half**2) ** 0.5
@@ -135,8 +165,42 @@ SQUEEZED_LESS = Mistake(
     "SqueezeExcitation.__init__",
     lambda right, layer, width, squeezed: right(layer, width, 4 * squeezed),
 )
+CUTS_THAT_STAY = Mistake(cheaper, "window_of", lambda right, grid, size, shift=0: right(grid, size))
+NO_WALLS = Mistake(
+    cheaper, "window_mask", lambda right, grid, size, shift=0: right(grid, max(grid))
+)
+FORGET_TO_SHRINK = Mistake(
+    cheaper,
+    "streamed_attention",
+    lambda right, q, k, v, block=64, scale=1.0: (
+        sum(
+            right(q, *part, block, scale)
+            for part in zip(k.split(block), v.split(block), strict=True)
+        )
+        / len(k.split(block))
+    ),
+)
+WINDOWS_SCALED = Mistake(
+    cheaper, "window_attention", lambda right, q, *args, **options: right(q / 2, *args, **options)
+)
+LINEAR_UNDIVIDED = Mistake(
+    cheaper,
+    "linear_attention",
+    lambda right, q, k, v, feature=cheaper.positive: feature(q) @ (feature(k).mT @ v),
+)
 INTERVALS_OF_68_PERCENT = Mistake(
     results, "student", lambda right, values, level=0.95: right(values, 0.68)
+)
+GATES_OF_A_CORNER = Mistake(
+    blocks.SqueezeExcitation, "gates", lambda right, layer, x: right(layer, x[..., :1, :1])
+)
+GATE_BEFORE_THE_DEPTHWISE = Mistake(blocks.MBConv, "forward", gate_before_the_depthwise)
+NORM_OVER_THE_GRID = Mistake(blocks.LayerNorm2d, "forward", norm_over_the_grid)
+STRIDE_ELSEWHERE = Mistake(blocks.MBConv, "__init__", stride_elsewhere)
+DROP_WITHOUT_DIVIDING = Mistake(
+    blocks.StochasticDepth,
+    "forward",
+    lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
 ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
 LARGEST_INSTEAD_OF_MEAN = Mistake(
@@ -202,6 +266,19 @@ CLAIMS = {
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
     },
+    # chapter 8
+    8: {
+        "the norm comes before the pool": (
+            Mistake(blocks, "TransformerBlock.forward", pool_before_norm),
+            "equal",
+        ),
+        "with shortcuts the positions stay apart": (
+            Mistake(blocks, "TransformerBlock.forward", no_shortcut),
+            "stack equal pytorch",
+        ),
+        "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal"),
+        "every head has its table": (ONE_TABLE, "real"),
+    },
     # chapter 10
     10: {
         "the relation is far, the texture near": (ONE_RELATION_FOR_ALL, "hole"),
@@ -220,6 +297,25 @@ CLAIMS = {
         "every MBConv squeezes to a quarter of its width": (SQUEEZED_LESS, "spend equal"),
         "a Transformer block multiplies 12 N D² + 2 N² D": (SECOND_PRODUCT, "spend meta"),
         "every head has its table": (ONE_TABLE, "spend equal"),
+    },
+    # chapter 7
+    7: {
+        "the gate stands behind the depthwise": (GATE_BEFORE_THE_DEPTHWISE, "equal"),
+        "the gate reads the whole picture": (GATES_OF_A_CORNER, "equal gate probes"),
+        "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run"),
+        "the stride decides what is read": (STRIDE_ELSEWHERE, "equal parts-check stride table9"),
+        "stochastic depth keeps the mean": (DROP_WITHOUT_DIVIDING, "drop-run"),
+    },
+    # chapter 9
+    9: {
+        "shifted windows heal the walls": (CUTS_THAT_STAY, "seams pitfall-roll"),
+        "across a wall nothing is seen": (
+            NO_WALLS,
+            "guess-where windows-equal seams guess-best camera",
+        ),
+        "blocks give the softmax's own numbers": (FORGET_TO_SHRINK, "streamed-equal"),
+        "a window as large as the grid is full attention": (WINDOWS_SCALED, "windows-equal"),
+        "linear attention is its matrix": (LINEAR_UNDIVIDED, "linear-equal"),
     },
 }
 LINES = [

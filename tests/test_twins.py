@@ -41,6 +41,8 @@ def cases():
     values = torch.tensor([0.1, 0.9, 0.5, 0.3, 0.7])
     shares, shares_constants = twin_figures.shares(values)
     prepost, prepost_constants = twin_figures.prepost(part)
+    bend, bend_constants = twin_figures.bend(noisy_part, part, [2, 9, 40])
+    windows, windows_constants = twin_figures.windows(part)
     return {
         "mend": (
             mending,
@@ -76,6 +78,22 @@ def cases():
             prepost_constants,
             {"noisy": noisy_part},
             {"content": [0, 0.5, 2], "strength": [0, 0.5, 1, 4], "i": range(noisy_part.numel())},
+        ),
+        "bend": (
+            bend,
+            bend_constants,
+            {},
+            {"n": [2, 9, 40], "bend": ["none", "GELU"], "i": range(noisy_part.numel())},
+        ),
+        "windows": (
+            windows,
+            windows_constants,
+            {"noisy": noisy_part},
+            {
+                "window": [2, 5, 8, 28],
+                "layers": twin_figures.LAYERS,
+                "i": range(noisy_part.numel()),
+            },
         ),
     }
 
@@ -137,7 +155,7 @@ def test_a_twin_is_its_function(browser, twin):
 
 def test_every_twin_is_compared(browser):
     page = page_with(browser, "operators", "twins")
-    others = {"network"}  # see test_live.py
+    others = {"network", "heads"}  # see test_live.py
     assert set(run(page, "() => Object.keys(twins)")) == set(cases()) | others
 
 
@@ -150,6 +168,7 @@ MUTANTS = {
         "const weights = softmax(scores.map((s) => s * temperature)",
     ),
     "prepost": ("strength * v", "v"),
+    "windows": ("(i % W) + shift", "(i % W) - shift"),
 }
 
 

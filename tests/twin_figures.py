@@ -5,6 +5,7 @@ import math
 import torch
 
 from coatnet_mini.attention import attention_weights, bias_matrix
+from coatnet_mini.cheaper import window_mask
 from coatnet_mini.convolution import depthwise_conv2d
 from coatnet_mini.mending import (
     distance_bias,
@@ -118,6 +119,64 @@ def prepost(clean, width=1.0):
     return figure, {"clean": clean, "biases": biases, "kernel": kernel, "size": SIZE}
 
 
+def bend(noisy, clean, widths):
+    """One channel, a 3×3 kernel for each of n copies, GELU or none, and back."""
+    generator = torch.Generator().manual_seed(0)
+    kernels = torch.randn(max(widths), 3, 3, generator=generator)
+    shifts = torch.randn(max(widths), generator=generator)
+    backs = torch.randn(2 * len(widths), max(widths) + 1, generator=generator) / 9
+
+    def figure(n, bend, i):
+        back = backs[2 * widths.index(n) + (bend == "GELU")]
+
+        def block(x):  # (H, W), edge pixels going on beyond the border
+            hidden = torch.nn.functional.conv2d(x[None, None], kernels[:n, None], shifts[:n])[0]
+            hidden = torch.nn.functional.gelu(hidden) if bend == "GELU" else hidden
+            return x[1:-1, 1:-1] + torch.einsum("n,nhw->hw", back[:n], hidden) + back[-1]
+
+        padded = torch.nn.functional.pad(noisy[None, None], [1] * 4, mode="replicate")[0, 0]
+        mended = block(padded)
+        windows = padded.unfold(0, 3, 1).unfold(1, 3, 1).reshape(-1, 3, 3)
+        reads = torch.func.vmap(torch.func.jacrev(block))(windows)[:, 0, 0]
+        return {
+            "mended": mended,
+            "own": reads[:, 1, 1].view(noisy.shape),
+            "around": reads[i].round(decimals=2),
+            "psnr": psnr(mended, clean),
+        }
+
+    constants = {"noisy": noisy, "clean": clean, "kernels": kernels, "shifts": shifts}
+    return figure, constants | {"backs": backs, "widths": torch.tensor(widths)}
+
+
 def distance_table(grid, width):
     rows, columns = torch.meshgrid(*(torch.arange(1.0 - n, n) for n in grid), indexing="ij")
     return -(rows.square() + columns.square()) / (2 * width**2)
+
+
+LAYERS = ["one", "two, same windows", "two, second shifted"]
+
+
+def windows(clean, temperature=0.6):
+    grid = tuple(clean.shape)
+
+    def figure(noisy, window, layers, i):
+        def attend(shift):
+            mask = window_mask(grid, window, shift)
+            return likeness(patches(noisy, SIZE), temperature, mask)
+
+        first = attend(0)
+        last = attend(window // 2) if layers == LAYERS[2] else first
+        two = layers != LAYERS[0]
+        mended = mend(first, noisy)
+        mended = mend(last, mended) if two else mended
+        weights = last[i] @ first if two else first[i]
+        return {
+            "noisy": noisy,
+            "weights": weights.view(grid),
+            "mended": mended,
+            "psnr": psnr(mended, clean),
+            "believed": (weights > 0).sum(),
+        }
+
+    return figure, {"clean": clean, "temperature": temperature, "size": SIZE}

@@ -158,6 +158,74 @@ function prepost({ noisy, clean, biases, kernel, content, strength, size, i }, o
   };
 }
 
+// ---- widen one channel, bend, come back ------------------------------------------------------------
+// noisy, clean (H, W); kernels (N, 3, 3) and shifts (N,), of which n are used; bend 0 none, 1 GELU; backs
+// (widths × 2, N + 1): for each of `widths`, without and with the bend, a weight for each kernel, and a constant.
+
+const bent = remembered((noisy, kernels, shifts, back, n, bend, { patches, erf }) => {
+  const [N, near] = [noisy.length, patches(noisy, noisy.shape, 3)];
+  const y = noisy.map((v) => v + back[back.length - 1]);
+  const reads = Float32Array.from({ length: 9 * N }, (_, k) => (k % 9 === 4 ? 1 : 0)); // the shortcut
+  for (let i = 0; i < N; i++) {
+    for (let c = 0; c < n; c++) {
+      let v = shifts[c];
+      for (let t = 0; t < 9; t++) v += near[9 * i + t] * kernels[9 * c + t];
+      const phi = (1 + erf(v * Math.SQRT1_2)) / 2;
+      const slope = bend ? phi + (v * Math.exp((-v * v) / 2)) / Math.sqrt(2 * Math.PI) : 1;
+      y[i] += back[c] * (bend ? v * phi : v);
+      for (let t = 0; t < 9; t++) reads[9 * i + t] += back[c] * slope * kernels[9 * c + t];
+    }
+  }
+  return { y, reads };
+});
+const backOf = remembered((backs, place) => row(backs, place, backs.shape[1]));
+
+function bend({ noisy, clean, kernels, shifts, backs, widths, n, bend, i }, operators) {
+  const back = backOf(backs, 2 * widths.indexOf(n) + bend);
+  const { y, reads } = bent(noisy, kernels, shifts, back, n, bend, operators);
+  return {
+    mended: () => y,
+    own: () => y.map((_, k) => reads[9 * k + 4]),
+    around: () => row(reads, i, 9).map((v) => Math.round(100 * v) / 100),
+    psnr: () => psnr(y, clean),
+  };
+}
+
+// ---- attention in windows, one layer or two --------------------------------------------------------
+// noisy, clean (H, W); window, the side of one; layers 0 one, 1 two with the same windows, 2 two, the
+// second's shifted by half a window; temperature; size of the patches; i. Both layers compare patches
+// of the noisy picture.
+
+// The numbers of cheaper.window_of.
+const windowOf = ([H, W], side, shift) => Array.from({ length: H * W }, (_, i) =>
+  Math.floor((Math.floor(i / W) + shift) / side) * (W + 1) + Math.floor(((i % W) + shift) / side));
+
+const inWindows = (x, side, shift, temperature, size, operators) => {
+  const [of, N] = [windowOf(x.shape, side, shift), x.length];
+  const mask = Float32Array.from({ length: N * N }, (_, k) =>
+    of[Math.floor(k / N)] === of[k % N] ? 0 : -Infinity);
+  return likeness(x, size, 1 / temperature, mask, "pre", operators);
+};
+const [plain, shifted] = [remembered(inWindows), remembered(inWindows)];
+
+function windows({ noisy, clean, window, layers, temperature, size, i }, operators) {
+  const N = noisy.length;
+  const first = plain(noisy, window, 0, temperature, size, operators);
+  const half = Math.floor(window / 2);
+  const last = layers < 2 ? first : shifted(noisy, window, half, temperature, size, operators);
+  const once = remembered(() => operators.weightedSum(first, noisy));
+  const mended = remembered(() => (layers ? operators.weightedSum(last, once()) : once()));
+  const weights = remembered(() =>
+    layers ? operators.weightedSum(row(last, i, N), first, N) : row(first, i, N));
+  return {
+    noisy: () => noisy,
+    weights,
+    mended,
+    psnr: () => psnr(mended(), clean),
+    believed: () => weights().reduce((count, v) => count + (v > 0), 0),
+  };
+}
+
 // ---- the network that reads a drawing --------------------------------------------------------------
 // drawing (32, 32) of 0 and 1; network { config, weights }; layer and block, the attention and the
 // depthwise layer by their places; head 0 for the mean of all; i on the grid of the first attention
@@ -233,4 +301,31 @@ function network({ drawing, network: stored, layer, head, block, i, ...others },
   };
 }
 
-export default { mend, products, qkv, shares, prepost, network };
+// ---- the heads of the trained network, before and after the bias -------------------------------------
+// drawing and network as above; head counts the heads of all attention layers on the first one's grid;
+// times, the factor on the learned table; i on that grid. The table's bias is divided out of the weights
+// that the network computed, which leaves what the content alone would weigh.
+
+function heads({ drawing, network: stored, head, times, i }, operators) {
+  const maps = Object.entries(seen(drawing, stored, operators).attention);
+  const { heads: count, H, W } = maps[0][1];
+  const [[name, { weights }], h, N] = [maps[Math.floor(head / count)], head % count, H * W];
+  const [stage, block] = name.split(".");
+  const table = stored.weights.stages[stage][block].attention.relative_bias_table;
+  const size = table.length / count;
+  const bias = row(operators.biasMatrix(table.subarray(h * size, (h + 1) * size), H, W), i, N);
+  const scores = row(weights, h * N + i, N).map((w, j) => Math.log(w) - bias[j]);
+  const [before, after] = [0, times].map((t) => operators.softmax(scores.map((s, j) => s + t * bias[j])));
+  const apart = (j) => Math.max(Math.abs(Math.floor(i / W) - Math.floor(j / W)), Math.abs((i % W) - (j % W)));
+  const near = (A) => 100 * A.reduce((sum, w, j) => sum + (apart(j) < 2 ? w : 0), 0);
+  return {
+    drawing: () => drawing,
+    before: () => before,
+    bias: () => bias.map((v) => times * v),
+    after: () => after,
+    nearBefore: () => near(before),
+    nearAfter: () => near(after),
+  };
+}
+
+export default { mend, products, qkv, shares, prepost, bend, windows, network, heads };

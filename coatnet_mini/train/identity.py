@@ -8,9 +8,8 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 
-from coatnet_mini.train.sources import Split, short
+from coatnet_mini.train.sources import Drawn, Split, short
 
 
 def identity(train: Split, test: Split) -> dict:
@@ -21,17 +20,27 @@ def identity(train: Split, test: Split) -> dict:
 
 def of_split(split: Split) -> dict:
     """{"images": N, "digest": SHA-256 of all names and sizes, and of the labels}."""
-    column = split.rows.data.column(split.image)
-    paths = pc.struct_field(column, "path").to_pylist()
-    lengths = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+    images = listed(split)
     found = hashlib.sha256(split.labels.astype("<i8").tobytes())
-    for path, length in zip(paths, lengths, strict=True):
+    for path, length in images:
         name = "/".join(Path(path).parts[-2:]) if path else ""
         size = length if length is not None else size_of(path)
         found.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
-    if len(split) != len(column):  # some of the rows, which no other digest tells
+    if len(split) != len(images):  # some of the rows, which no other digest tells
         found.update(np.int64(len(split)).tobytes())
     return {"images": len(split), "digest": found.hexdigest()}
+
+
+def listed(split: Split) -> list[tuple[str | None, int | None]]:
+    """The path of each image of the table, and the number of bytes if it is in the table itself."""
+    if isinstance(split.rows, Drawn):
+        return [(None, len(image["bytes"])) for image in split.rows.images]
+    import pyarrow.compute as pc
+
+    column = split.rows.data.column(split.image)
+    paths = pc.struct_field(column, "path").to_pylist()
+    lengths = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+    return list(zip(paths, lengths, strict=True))
 
 
 def size_of(path: str | None) -> int:
