@@ -1,9 +1,10 @@
 # Each target sets up what it needs in .venv; needed beforehand: make, and Python 3.11 or newer with venv.
 .DEFAULT_GOAL := help
-.PHONY: help book serve test chapters bench mutants home lint clean chromium
+.PHONY: help book serve test chapters bench gpu mutants soak home lint clean chromium
 
 PY := .venv/bin/python
 PORT ?= 8000
+GPU_PYTHON ?= python3
 
 # A chapter's output must not depend on the machine's cores or on a user's own settings.
 export OMP_NUM_THREADS := 1
@@ -38,8 +39,15 @@ chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one
 bench: .venv/installed .peers/.stamp  ## speed and memory beside timm, into benchmarks/results
 	@env -u OMP_NUM_THREADS $(PY) -m benchmarks.network $(ARGS)
 
+# No .venv: such a machine has its own PyTorch, and may have no network.
+gpu:  ## what only a GPU can tell, in 9 minutes (GPU_PYTHON=python3 ARGS="--only speed")
+	@env -u OMP_NUM_THREADS $(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
 mutants: .venv/installed .peers/.stamp  ## mistakes that the tests notice (N=200 SEED=1 ONLY=attention)
 	@$(PY) -m tools.mutants $(or $(N),200) $(or $(SEED),1) $(ONLY)
+
+soak: .venv/installed .peers/.stamp  ## kills, hostile input and mutants at random (MINUTES=10 SEED=1)
+	@$(PY) -m tools.soak $(or $(MINUTES),10) $(or $(SEED),1) $(ONLY)
 
 home: .venv/installed  ## stamp the home repository (REPO=owner/name)
 	@REPO='$(subst ','\'',$(REPO))' FORCE='$(FORCE)' $(PY) -m tools.home

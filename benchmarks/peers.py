@@ -3,10 +3,12 @@
 timm imports torchvision, whose published wheel is built for another torch than a CPU-only one.
 The two are installed without their dependencies into `.peers` (git-ignored), and the compiled
 operators that torchvision's Python part looks up by name are declared, so that it can be
-imported without them. No CoAtNet calls one.
+imported without them. No CoAtNet calls one. Where timm is installed, as on a machine with a GPU
+and a torchvision of its own, that one is taken.
 """
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -17,12 +19,16 @@ _library = None  # a torch.library.Library withdraws its operators when it is ga
 
 
 def load_timm():
-    """The module timm from `.peers`.
+    """The module timm, as it is installed or from `.peers`.
 
     Raises:
-        RuntimeError: if `.peers` has not been built.
+        RuntimeError: it is not installed, and `.peers` has not been built.
     """
     global _library
+    if _library is None and find_spec("timm"):
+        import timm
+
+        return timm
     if not (PEERS / "timm").is_dir():
         raise RuntimeError(f"timm is not in {PEERS.name}/: build it with `make .peers/.stamp`")
     if _library is None:

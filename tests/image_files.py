@@ -23,14 +23,17 @@ def write_folder(root, count=8, splits=("train", "test")):
     return root
 
 
-def write_parquet(root, column=None, count=24, files=1):
-    """The same pictures in Parquet files, with an image column; labels as classes or as given."""
+def write_parquet(root, column=None, count=24, files=1, missing=()):
+    """The same pictures in Parquet files, with an image column; labels as classes or as given.
+
+    missing: rows whose image is null.
+    """
     labels = [n % 3 for n in range(count)]
     features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=NAMES)}
     if column is not None:
         labels, features["kind"] = [column[label] for label in labels], None
-        features["kind"] = datasets.Value("string" if isinstance(column[0], str) else "int64")
-    images = [picture(10 * (n // 3) + n % 3) for n in range(count)]
+        features["kind"] = datasets.Value("int64" if isinstance(column[0], int) else "string")
+    images = [None if n in missing else picture(10 * (n // 3) + n % 3) for n in range(count)]
     rows = datasets.Dataset.from_dict(
         {"picture": images, "kind": labels}, features=datasets.Features(features)
     )

@@ -41,6 +41,22 @@ def test_gradients_equal_in_training_mode():
         assert difference(buffer, statistics[name]) < 1e-9, name
 
 
+def test_transformer_blocks_equal():
+    """Block by block: each Transformer block of S3 and S4, fed with its own random grid."""
+    peer, ours = create_pair(0, 64)
+    for stage in (2, 3):
+        theirs, blocks = peer.stages[stage].blocks, ours.stages[f"S{stage + 1}"]
+        assert len(theirs) == len(blocks)
+        for their_block, block in zip(theirs, blocks, strict=True):
+            H, W = (block.stride * side for side in block.attention.grid)
+            x = torch.randn(2, block.norm.normalized_shape[0], H, W)
+            with torch.no_grad():
+                y = their_block(x)
+                assert difference(block(x), y) < 1e-5
+                change = difference(block.shortcut(x), y)
+            assert change > 0.1  # a block that says something
+
+
 def flipped(ours):
     """A table read by key minus query."""
     for module in ours.modules():

@@ -31,10 +31,38 @@ FRONT = """\
 """
 
 
+GLOSSARY = """\
+# Glossary
+
+```{glossary}
+head
+  One of several attentions. They run side by side.
+
+self-attention
+  A sum whose weights $A_{ij}$ come from the input.
+
+window
+  A small part of the grid.
+```
+"""
+TERMS = """
+A self-attention has heads; each head looks through a window of `head` and $head$.
+
+## The head
+
+[Another head](https://example.org), forehead, self-attentions.
+"""
+
+
 def notebook(slug):
     output = {"text/html": you_are_here(5)._repr_html_(), "text/plain": "CoAtNet"}
     cells = [
-        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": f"# {slug}\n\n{LINE}\n"},
+        {
+            "cell_type": "markdown",
+            "id": "a",
+            "metadata": {},
+            "source": f"# {slug}\n\n{LINE}\n{TERMS}",
+        },
         {
             "cell_type": "code",
             "id": "b",
@@ -56,6 +84,7 @@ def notebook(slug):
 
 
 LINE = "core 1 · deeper 2 · exercises 3 minutes"
+TEXT = f"# {{}}\n\n{LINE}\n{TERMS}"
 BUILT = ("03_self_attention", "05_pre_and_post_normalization")
 
 
@@ -66,6 +95,7 @@ def site(tmp_path_factory):
     (source / "chapters").mkdir()
     (source / "book").mkdir()
     (source / "book" / "index.md").write_text(FRONT)
+    (source / "book" / "glossary.md").write_text(GLOSSARY)
     for slug in BUILT:
         (source / "chapters" / f"{slug}.ipynb").write_text(json.dumps(notebook(slug)))
     config = {
@@ -101,6 +131,20 @@ def test_map_of_a_chapter_keeps_its_place(site):
 def test_clock_line_has_its_class(site):
     (line,) = page(site, f"chapters/{BUILT[0]}").select("p.book-clock")
     assert line.text == LINE
+
+
+def test_a_term_leads_to_the_glossary_where_it_is_first_used(site):
+    links = page(site, f"chapters/{BUILT[0]}").select("a.book-term")
+    entry = "../book/glossary.html#term-"
+    assert [(link.text, link["href"]) for link in links] == [
+        ("self-attention", f"{entry}self-attention"),
+        ("heads", f"{entry}head"),  # a plural, and not again; `window` is an everyday word
+    ]
+    assert links[1]["title"] == "One of several attentions."
+    assert not links[0].has_attr("title")  # it would show a formula's source
+    assert {link["href"].split("#")[1] for link in links} <= {
+        term["id"] for term in page(site, "book/glossary").select("dt[id]")
+    }
 
 
 def test_routes_add_up_the_clocks_of_the_book(site):

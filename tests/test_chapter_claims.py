@@ -18,7 +18,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, convolution, weighted_sum
+from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini.studies import results
+from coatnet_mini.train import optimization
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -115,6 +117,27 @@ def stride_elsewhere(right, block, *args, downsample="expand", **options):
     right(block, *args, downsample=other, **options)
 
 
+def pool_before_norm(right, block, x):
+    y = block.norm(block.pool(x))
+    grid = y.shape[2:]
+    y = block.attention(blocks.as_tokens(y), grid)
+    x = block.shortcut(x) + blocks.as_grid(y, *grid)
+    return x + blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
+def no_shortcut(right, block, x):
+    y = block.pool(block.norm(x))
+    grid = y.shape[2:]
+    x = blocks.as_grid(block.attention(blocks.as_tokens(y), grid), *grid)
+    return blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
+
+
+def difference_of_strangers(right, found, one, other, **cell):
+    a, b = (found.interval(**{**cell, **part}) for part in (one, other))
+    half = (a.half**2 + b.half**2) ** 0.5
+    return results.Interval(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half, a.n)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -137,6 +160,38 @@ CORNER_TO_CORNER = Mistake(attention, "resize_table", corner_to_corner)
 ONE_TABLE = Mistake(attention, "MultiHeadAttention.__init__", one_table_for_all_heads)
 SECOND_PRODUCT = Mistake(attention, "MultiHeadAttention.forward", a_second_product_for_pre)
 LOAD_MIRRORED = Mistake(attention, "MultiHeadAttention._load_from_state_dict", load_mirrored)
+AVERAGE_POOLS = Mistake(blocks, "make_pool", lambda right, kind, stride: right("avg", stride))
+SQUEEZED_LESS = Mistake(
+    blocks,
+    "SqueezeExcitation.__init__",
+    lambda right, layer, width, squeezed: right(layer, width, 4 * squeezed),
+)
+CUTS_THAT_STAY = Mistake(cheaper, "window_of", lambda right, grid, size, shift=0: right(grid, size))
+NO_WALLS = Mistake(
+    cheaper, "window_mask", lambda right, grid, size, shift=0: right(grid, max(grid))
+)
+FORGET_TO_SHRINK = Mistake(
+    cheaper,
+    "streamed_attention",
+    lambda right, q, k, v, block=64, scale=1.0: (
+        sum(
+            right(q, *part, block, scale)
+            for part in zip(k.split(block), v.split(block), strict=True)
+        )
+        / len(k.split(block))
+    ),
+)
+WINDOWS_SCALED = Mistake(
+    cheaper, "window_attention", lambda right, q, *args, **options: right(q / 2, *args, **options)
+)
+LINEAR_UNDIVIDED = Mistake(
+    cheaper,
+    "linear_attention",
+    lambda right, q, k, v, feature=cheaper.positive: feature(q) @ (feature(k).mT @ v),
+)
+INTERVALS_OF_68_PERCENT = Mistake(
+    results, "student", lambda right, values, level=0.95: right(values, 0.68)
+)
 GATES_OF_A_CORNER = Mistake(
     blocks.SqueezeExcitation, "gates", lambda right, layer, x: right(layer, x[..., :1, :1])
 )
@@ -148,7 +203,28 @@ DROP_WITHOUT_DIVIDING = Mistake(
     "forward",
     lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
+ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
+LARGEST_INSTEAD_OF_MEAN = Mistake(
+    coatnet,
+    "CoAtNet.forward",
+    lambda right, net, x: net.head(net.forward_features(x).amax((2, 3))),
+)
+SEEDS_AS_STRANGERS = Mistake(results, "Study.difference", difference_of_strangers)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
+# chapter 12
+DECAY_ALL = Mistake(
+    optimization,
+    "parameter_groups",
+    lambda right, model, decay: [{**g, "weight_decay": decay} for g in right(model, decay)],
+)
+LATE_BY_A_STEP = Mistake(
+    optimization, "learning_rate", lambda right, s, steps, recipe: right(s + 1, steps, recipe)
+)
+OTHER_WAY_ROUND = Mistake(
+    results,
+    "Study.difference",
+    lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
+)
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -193,6 +269,10 @@ CLAIMS = {
             bias_of("pre", lambda w, scale: w * scale),
             "prior limits pitfall-scale",
         ),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "study-guess study",
+        ),
     },
     6: {
         "a row of the table has 2W − 1 cells": (ROWS_OF_THE_HEIGHT, "equal pairs shared"),
@@ -201,6 +281,38 @@ CLAIMS = {
         "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "resize resize-heads"),
         "a layer resizes what it loads": (LOAD_MIRRORED, "load"),
     },
+    # chapter 8
+    8: {
+        "the norm comes before the pool": (
+            Mistake(blocks, "TransformerBlock.forward", pool_before_norm),
+            "equal",
+        ),
+        "with shortcuts the positions stay apart": (
+            Mistake(blocks, "TransformerBlock.forward", no_shortcut),
+            "stack equal pytorch",
+        ),
+        "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal"),
+        "every head has its table": (ONE_TABLE, "real"),
+    },
+    # chapter 10
+    10: {
+        "the relation is far, the texture near": (ONE_RELATION_FOR_ALL, "hole"),
+        "the page's networks are the package's": (LARGEST_INSTEAD_OF_MEAN, "equal"),
+        "the five cost the same, pairs included": (SECOND_PRODUCT, "equal costs figure"),
+        "layouts are compared seed by seed": (SEEDS_AS_STRANGERS, "three ranking transfer"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "guess-few guess-most three ranking transfer",
+        ),
+    },
+    # chapter 11
+    11: {
+        "the network of the page is the package's": (AVERAGE_POOLS, "equal"),
+        "it reads its tables at query − key": (KEY_MINUS_QUERY, "equal"),
+        "every MBConv squeezes to a quarter of its width": (SQUEEZED_LESS, "spend equal"),
+        "a Transformer block multiplies 12 N D² + 2 N² D": (SECOND_PRODUCT, "spend meta"),
+        "every head has its table": (ONE_TABLE, "spend equal"),
+    },
     # chapter 7
     7: {
         "the gate stands behind the depthwise": (GATE_BEFORE_THE_DEPTHWISE, "equal"),
@@ -208,6 +320,23 @@ CLAIMS = {
         "layer normalisation is over channels": (NORM_OVER_THE_GRID, "removal-run"),
         "the stride decides what is read": (STRIDE_ELSEWHERE, "equal parts-check stride table9"),
         "stochastic depth keeps the mean": (DROP_WITHOUT_DIVIDING, "drop-run"),
+    },
+    # chapter 9
+    9: {
+        "shifted windows heal the walls": (CUTS_THAT_STAY, "seams pitfall-roll"),
+        "across a wall nothing is seen": (
+            NO_WALLS,
+            "guess-where windows-equal seams guess-best camera",
+        ),
+        "blocks give the softmax's own numbers": (FORGET_TO_SHRINK, "streamed-equal"),
+        "a window as large as the grid is full attention": (WINDOWS_SCALED, "windows-equal"),
+        "linear attention is its matrix": (LINEAR_UNDIVIDED, "linear-equal"),
+    },
+    # chapter 12
+    12: {
+        "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
+        "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
+        "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
     },
 }
 LINES = [

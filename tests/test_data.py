@@ -2,10 +2,16 @@
 
 import io
 import json
+import os
+import shutil
+import socket
 import threading
+import time
 from dataclasses import astuple
 from itertools import islice
 
+import datasets
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import pytest
@@ -13,6 +19,8 @@ import torch
 
 from coatnet_mini.images import decode, digit_images, fit, normalize, shape_images
 from coatnet_mini.shapes import CLASSES, RELATIONS, SPLITS, positions, shapes
+from coatnet_mini.train import sources
+from coatnet_mini.train.identity import changes, identity
 from coatnet_mini.train.loading import IGNORED, Decoder, Loader, Share, Shuffled, prefetch
 from coatnet_mini.train.recipe import Recipe
 from coatnet_mini.train.sources import open_data
@@ -70,10 +78,12 @@ def test_shapes_reproduce_and_grow():
     assert images.shape == (40, 3, 32, 32) and images.dtype == np.uint8
     again, _ = shapes(48)
     assert np.array_equal(again[:40], images)
+    assert np.array_equal(shapes(40, seed=0)[0], images)
     assert not np.array_equal(shapes(40, seed=1)[0], images)
     assert np.bincount(labels, minlength=16).tolist() == [3] * 8 + [2] * 8
     held = shape_images(20, "test")
     assert len(held) == 20 and held.classes == CLASSES
+    assert np.array_equal(held.images.numpy(), shapes(20, "test", seed=0)[0])
 
 
 def test_shapes_held_out_never_overlap():
@@ -382,3 +392,123 @@ def test_train_images_limits(tmp_path):
     assert len(train) == 32 and len(test) == 2000
     train, _ = open_data(Recipe(train_images=100))
     assert len(train) == 100 and len(np.unique(train.labels)) == 10
+
+
+# ---- Null, swapped and endless
+
+
+def test_a_missing_label_is_named_and_a_missing_image_is_skipped(tmp_path):
+    nulls = write_parquet(tmp_path / "nulls", column=["ant", None, "bee"])
+    with pytest.raises(
+        ValueError, match=r"train\[1\] has the label None; the classes are ant, bee"
+    ):
+        open_data(Recipe(data=str(nulls), label_column="kind"))
+    only = write_parquet(tmp_path / "only", column=[None, None, None])
+    with pytest.raises(ValueError, match=r"train\[0\] has the label None"):
+        open_data(Recipe(data=str(only), label_column="kind"))
+    folder = write_parquet(tmp_path / "images", missing=(4,))
+    train, _ = open_data(Recipe(data=str(folder)))
+    said = []
+    read = Loader(train, Decoder(8, 3, False, said.append), memory=1e9)
+    assert read.size == 23 and said == ["skipped a corrupt image, train[4]: there is no image"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_for_labels_and_labels_for_images_are_refused(tmp_path, streaming):
+    folder = str(write_parquet(tmp_path / "data"))
+    shared = dict(data=folder, streaming=streaming, steps=1)
+    for flags, message in (
+        (dict(label_column="picture"), "the column 'picture' holds no labels, which are integers"),
+        (dict(image_column="kind", label_column="kind"), "the column 'kind' holds no images"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            open_data(Recipe(**shared, **flags))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_and_a_huge_table_are_refused_at_once(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "piped", count=1)
+    os.mkfifo(folder / "train" / "cat" / "9.png")
+    with pytest.raises(ValueError, match=r"9\.png is no file but a pipe"):
+        open_data(Recipe(data=str(folder)))
+    folder = write_folder(tmp_path / "tabled", count=1)
+    (folder / "train" / "metadata.csv").write_text("file_name,label\n" + "cat/0.png,0\n" * 9)
+    monkeypatch.setattr(sources, "LARGEST_METADATA", 100)
+    with pytest.raises(ValueError, match=r"metadata\.csv has 124 bytes; at most 100"):
+        open_data(Recipe(data=str(folder)))
+
+
+def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch, capsys):
+    """`datasets` alone tries for half a minute, and says nothing of it on standard output."""
+    monkeypatch.setattr(sources, "PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        start = time.monotonic()
+        with pytest.raises(ValueError, match="'no/thing' is no folder here, nor on the hub: ") as e:
+            open_data(Recipe(data="no/thing"))
+        assert time.monotonic() - start < 5 and "\n" not in str(e.value)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "looking for 'no/thing' on the Hugging Face hub ..."
+    assert second.startswith("the hub cannot be reached (") and "is it in the cache?" in second
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_hub_is_left_out_only_where_it_cannot_be_reached(reached, monkeypatch):
+    settings = (huggingface_hub.constants, datasets.config)
+    for module in settings:
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+
+    def info(api, name, timeout):
+        if not reached:
+            raise ConnectionError("no route")
+
+    def load_dataset(*arguments, **options):
+        assert all(module.HF_HUB_OFFLINE is not reached for module in settings)
+        raise OSError("seen")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match="nor on the hub: seen"):
+        open_data(Recipe(data="no/thing"))
+    assert not any(module.HF_HUB_OFFLINE for module in settings)
+
+
+# ---- Which data it was
+
+
+def identity_of(folder, **flags) -> dict:
+    return identity(*open_data(Recipe(data=str(folder), **flags)))
+
+
+def test_data_is_known_by_names_sizes_labels_and_classes(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    before = identity_of(folder)
+    assert changes(before, identity_of(folder)) == []
+    shutil.copytree(folder, tmp_path / "moved")
+    assert changes(before, identity_of(tmp_path / "moved")) == []
+
+    cat = folder / "train" / "cat"
+    PIL.Image.fromarray(picture(7, (40, 40))).save(cat / "0.png")
+    assert changes(before, identity_of(folder)) == [
+        "training images have other names, sizes or labels"
+    ]
+    shutil.copy(cat / "1.png", cat / "99.png")
+    assert changes(before, identity_of(folder)) == ["there were 24 training images; there are 25"]
+    for split in ("train", "test"):
+        (folder / split / "cat").rename(folder / split / "gnu")
+    found = changes(before, identity_of(folder))
+    assert "the classes were cat, dog, eel; they are dog, eel, gnu" in found
+
+
+def test_data_in_tables_is_known_too(tmp_path):
+    before = identity_of(write_parquet(tmp_path / "data"))
+    assert changes(before, identity_of(tmp_path / "data")) == []
+    write_parquet(tmp_path / "other", column=[0, 1, 1])
+    assert changes(before, identity_of(tmp_path / "other", label_column="kind"))
+    digits = identity(*open_data(Recipe()))
+    assert changes(digits, identity(*open_data(Recipe(train_images=100)))) == [
+        "there were 1,198 training images; there are 100"
+    ]
+    stream = identity_of(tmp_path / "data", streaming=True, steps=1)
+    assert stream == {"classes": before["classes"], "parts": {}}

@@ -124,6 +124,69 @@ def test_a_slip_is_noticed(browser, reading, right, wrong):
     page.close()
 
 
+# ---- one head, before and after its table -----------------------------------------------------
+
+HEADS = """(drawing, options) => {
+  const shaped = Object.assign(drawing, { shape: [32, 32] });
+  const made = twins.heads({ drawing: shaped, network, ...options }, operators);
+  return Object.fromEntries(Object.entries(made).map(([key, f]) => [key, f()]));
+}"""
+
+
+def compare_heads(page, reading):
+    folder = find("digits")
+    config = json.loads((folder / "config.json").read_text())
+    run(page, PREPARE, config, (folder / "model.safetensors").read_bytes(), {})
+    rng = np.random.default_rng(0)
+    samples = [bitmap for _, bitmap in drawings()]
+    for _ in range(STATES):
+        drawing = samples[rng.integers(len(samples))]
+        head, i, times = int(rng.integers(6)), int(rng.integers(36)), int(rng.choice([1, 5, 20]))
+        found = run(page, HEADS, drawing, {"head": head, "i": i, "times": times})
+        layer = reading.shared_layers()[head // 3]
+        expected = reading.one_head(drawing, i, layer, head % 3, times)
+        assert set(found) == set(expected)
+        for name, view in expected.items():
+            gap = np.abs(np.asarray(found[name]) - view.values.ravel()).max()
+            scale = max(1, np.abs(view.values).max())
+            assert gap <= 1e-4 * scale, (name, head, i, times)
+
+
+def test_the_heads_are_the_networks(browser, reading):
+    page = page_with(browser, "operators", "twins")
+    compare_heads(page, reading)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("s + t * bias[j]", "s + (1 + t) * bias[j]"),
+        ("Math.log(w) - bias[j]", "Math.log(w)"),
+        ("subarray(h * size, (h + 1) * size)", "subarray(0, size)"),
+        ("apart(j) < 2", "apart(j) < 3"),
+    ],
+)
+def test_a_slip_of_the_heads_is_noticed(browser, reading, right, wrong):
+    text = module("twins")
+    assert text.count(right) == 1, f"twins.js no longer reads {right}: update this test"
+    page = page_with(browser, "operators", "twins", twins=text.replace(right, wrong))
+    with pytest.raises(AssertionError):
+        compare_heads(page, reading)
+    page.close()
+
+
+def test_content_times_the_table_is_what_the_network_computes(reading):
+    """Before and after, in the words of chapter 5: the bias multiplies, and is renormalised."""
+    drawing = as_bitmap(one_of_each()[2])
+    for h in range(3):
+        views = reading.one_head(drawing, 14, "S2b.0", h, 1)
+        product = views["before"].values * np.exp(views["bias"].values)
+        stored = reading.of(drawing)["attention"]["S2b.0"][h, 14].reshape(6, 6)
+        assert np.allclose(product / product.sum(), stored, atol=1e-6)
+        assert np.allclose(views["after"].values, stored, atol=1e-6)
+
+
 # ---- what is stored and written --------------------------------------------------------------
 
 

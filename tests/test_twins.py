@@ -42,6 +42,7 @@ def cases():
     shares, shares_constants = twin_figures.shares(values)
     prepost, prepost_constants = twin_figures.prepost(part)
     bend, bend_constants = twin_figures.bend(noisy_part, part, [2, 9, 40])
+    windows, windows_constants = twin_figures.windows(part)
     return {
         "mend": (
             mending,
@@ -83,6 +84,16 @@ def cases():
             bend_constants,
             {},
             {"n": [2, 9, 40], "bend": ["none", "GELU"], "i": range(noisy_part.numel())},
+        ),
+        "windows": (
+            windows,
+            windows_constants,
+            {"noisy": noisy_part},
+            {
+                "window": [2, 5, 8, 28],
+                "layers": twin_figures.LAYERS,
+                "i": range(noisy_part.numel()),
+            },
         ),
     }
 
@@ -144,7 +155,7 @@ def test_a_twin_is_its_function(browser, twin):
 
 def test_every_twin_is_compared(browser):
     page = page_with(browser, "operators", "twins")
-    others = {"network"}  # see test_live.py
+    others = {"network", "heads"}  # see test_live.py
     assert set(run(page, "() => Object.keys(twins)")) == set(cases()) | others
 
 
@@ -157,6 +168,7 @@ MUTANTS = {
         "const weights = softmax(scores.map((s) => s * temperature)",
     ),
     "prepost": ("strength * v", "v"),
+    "windows": ("(i % W) + shift", "(i % W) - shift"),
 }
 
 

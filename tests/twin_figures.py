@@ -5,6 +5,7 @@ import math
 import torch
 
 from coatnet_mini.attention import attention_weights, bias_matrix
+from coatnet_mini.cheaper import window_mask
 from coatnet_mini.convolution import depthwise_conv2d
 from coatnet_mini.mending import (
     distance_bias,
@@ -104,7 +105,7 @@ def prepost(clean, width=1.0):
             for form, table in (("pre", biases.to(f)), ("post", kernel.to(f)))
         }
         mended_pre = mend(A["pre"], noisy)
-        mended_post = mend(A["post"], noisy) / (1 + strength * kernel.sum())
+        mended_post = mend(A["post"] / A["post"].sum(1, keepdim=True), noisy)
         return {
             "noisy": noisy,
             "pre": A["pre"][i].view(grid),
@@ -151,3 +152,31 @@ def bend(noisy, clean, widths):
 def distance_table(grid, width):
     rows, columns = torch.meshgrid(*(torch.arange(1.0 - n, n) for n in grid), indexing="ij")
     return -(rows.square() + columns.square()) / (2 * width**2)
+
+
+LAYERS = ["one", "two, same windows", "two, second shifted"]
+
+
+def windows(clean, temperature=0.6):
+    grid = tuple(clean.shape)
+
+    def figure(noisy, window, layers, i):
+        def attend(shift):
+            mask = window_mask(grid, window, shift)
+            return likeness(patches(noisy, SIZE), temperature, mask)
+
+        first = attend(0)
+        last = attend(window // 2) if layers == LAYERS[2] else first
+        two = layers != LAYERS[0]
+        mended = mend(first, noisy)
+        mended = mend(last, mended) if two else mended
+        weights = last[i] @ first if two else first[i]
+        return {
+            "noisy": noisy,
+            "weights": weights.view(grid),
+            "mended": mended,
+            "psnr": psnr(mended, clean),
+            "believed": (weights > 0).sum(),
+        }
+
+    return figure, {"clean": clean, "temperature": temperature, "size": SIZE}

@@ -6,8 +6,10 @@ Directives for the Markdown pages, each filled in when the page is written:
     ```{book-routes}      three ways through the book, with the hours that they take
     ```{book-chapters}    all chapters by part, with the minutes of each
 
-The map of a chapter's cell is drawn again here, so that its links lead to pages. And what the
-theme gets wrong is put right: requests to other hosts, and the roles of the bibliography.
+The map of a chapter's cell is drawn again here, so that its links lead to pages. The first time a
+chapter uses a term of the glossary, the term leads there, and says what it means under the mouse.
+And what the theme gets wrong is put right: requests to other hosts, and the roles of the
+bibliography.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ Link = Callable[[Chapter], str | None]
 MAP = re.compile(r'<nav class="book-map"(?: data-chapter="(\d+)")?.*?</nav>', re.S)
 # The theme asks another host for these; the book has no use for live cells in the page.
 FOREIGN = ("thebe", "unpkg.com")
+GLOSSARY = "book/glossary"
+# Also everyday words: a link at each of them would say nothing.
+SAID_TOO_OFTEN = {"content", "contents", "roll", "rolls", "window", "windows", "stage", "stages"}
 
 
 # ---- What the directives show --------------------------------------------------------------------
@@ -141,6 +146,65 @@ class FillIn(SphinxPostTransform):
         node.children[:] = [nodes.Text(text)]
 
 
+class LinkTerms(SphinxPostTransform):
+    """The first use of each glossary term in a chapter becomes a link to its entry."""
+
+    default_priority = 510
+    NOT_IN = (nodes.reference, nodes.title, nodes.literal, nodes.math, nodes.Admonition)
+
+    def run(self, **kwargs) -> None:
+        if not self.env.docname.startswith("chapters/") or GLOSSARY not in self.env.found_docs:
+            return
+        entries = glossary(self.env)
+        if not entries:
+            return
+        names = sorted(entries, key=len, reverse=True)
+        words = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?![\w-])", re.I)
+        used = set()
+        for paragraph in list(self.document.findall(nodes.paragraph)):
+            for text in list(paragraph.findall(nodes.Text)):
+                if not self.is_within(text, self.NOT_IN):
+                    self.link_in(text, words, entries, used)
+
+    @staticmethod
+    def is_within(node: nodes.Node, kinds: tuple) -> bool:
+        while node := node.parent:
+            if isinstance(node, kinds):
+                return True
+        return False
+
+    def link_in(self, text: nodes.Text, words: re.Pattern, entries: dict, used: set) -> None:
+        """Replace a text by itself with the terms in it, that were not used before, as links."""
+        parts, end = [], 0
+        for found in words.finditer(text.astext()):
+            anchor, meaning = entries[found[0].lower()]
+            if anchor in used:
+                continue
+            used.add(anchor)
+            address = self.app.builder.get_relative_uri(self.env.docname, GLOSSARY)
+            link = nodes.reference("", found[0], refuri=f"{address}#{anchor}", internal=True)
+            link["classes"].append("book-term")
+            if not re.search(r"[\\^_{]", meaning):  # a formula under the mouse is no help
+                link["reftitle"] = meaning
+            parts += [nodes.Text(text.astext()[end : found.start()]), link]
+            end = found.end()
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(text.astext()[end:])])
+
+
+def glossary(env) -> dict[str, tuple[str, str]]:
+    """{term in lower case: (its anchor, its first sentence)}, with the usual plurals."""
+    found = {}
+    for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
+        terms = [child for child in item.children if isinstance(child, nodes.term)]
+        meaning = item.children[-1].astext().split(". ")[0].strip().rstrip(".") + "."
+        for term in terms:
+            name = term.astext().lower()
+            for word in {name, f"{name}s", f"{name}es"} - SAID_TOO_OFTEN:
+                found[word] = (term["ids"][0], meaning)
+    return found
+
+
 def name_clocks(app: Sphinx, doctree: nodes.document) -> None:
     """A class for the line of minutes in a chapter's head."""
     for paragraph in doctree.findall(nodes.paragraph):
@@ -166,6 +230,7 @@ def setup(app: Sphinx) -> dict:
     for name in FILLED:
         app.add_directive(name, BookDirective)
     app.add_post_transform(FillIn)
+    app.add_post_transform(LinkTerms)
     app.connect("doctree-read", name_clocks)
     app.connect("html-page-context", mend_page, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -373,13 +373,13 @@ function curves(view, figure, numbers) {
   const across = (k) => (1000 * (x[k] - x[0])) / (x.at(-1) - x[0] || 1);
   const names = view.series ?? [view.name];
   const frame = plot(view, figure, 1000);
-  const paths = names.map((_, s) => draw("polyline", { class: `cm-curve cm-s${s % 4}` }, frame.svg));
+  const paths = names.map((_, s) => draw("polyline", { class: `cm-curve cm-s${s % 6}` }, frame.svg));
   if (view.series) {
     const legend = make("div", "cm-legend", figure);
     names.forEach((name, s) => {
       const item = make("span", "", legend);
       const key = draw("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, item);
-      draw("polyline", { class: `cm-curve cm-s${s % 4}`, points: "0,4 26,4" }, key);
+      draw("polyline", { class: `cm-curve cm-s${s % 6}`, points: "0,4 26,4" }, key);
       item.append(name);
     });
   }

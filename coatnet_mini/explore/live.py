@@ -27,7 +27,7 @@ import numpy as np
 
 from coatnet_mini.explore.axes import axis, point
 from coatnet_mini.explore.twin import Computed, Network, computed, paint
-from coatnet_mini.explore.views import bars, heat, image
+from coatnet_mini.explore.views import bars, heat, image, scalar
 
 SIDE, BLOCK = 32, 4  # pixels of the drawing, and of a block whose ink is counted
 PEN = 2.5  # pixels: the width at which drawings are most like the digits it has learned from
@@ -101,6 +101,51 @@ def live_network(network, digits, small: bool = False, name: str = "digits") -> 
     return computed(figure, TITLE, caption, "network", constants, NAMES, requests, stored)
 
 
+def live_heads(network, digits, name: str = "digits") -> Computed:
+    """The explorable figure of one head's weights before and after its table of biases.
+
+    The heads are those of the attention layers on the first one's grid. Arguments as in
+    `live_network`.
+    """
+    folder = Path(str(files("coatnet_mini") / "checkpoints" / name))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    stored = Network(name, config, (folder / "model.safetensors").read_bytes())
+    reading = Reading(network, config["image_size"][0])
+    bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
+    layers = reading.shared_layers()
+    count = len(reading.of(bitmaps[0])["attention"][layers[0]])
+    options = [f"{b + 1}·{h + 1}" for b in range(len(layers)) for h in range(count)]
+    H, W = reading.grid
+
+    def figure(drawing, i, head=options[0], times=1):
+        at = options.index(head)
+        return reading.one_head(drawing, i, layers[at // count], at % count, times)
+
+    titles = {
+        "drawing": "your digit",
+        "before": "content alone",
+        "bias": "table, from i",
+        "after": "both: the weights",
+        "nearBefore": "near i, content alone, %",
+        "nearAfter": "near i, with the table, %",
+    }
+    drawing = paint(
+        bitmaps[0],
+        "your digit",
+        pen=PEN,
+        pens=("rub out", "ink"),
+        choices={str(k): bitmap for k, bitmap in enumerate(bitmaps)},
+    )
+    requests = {
+        "drawing": drawing,
+        "head": axis(options, label="block · head"),
+        "times": axis([1, 5, 20], start=1, label="table ×"),
+        "i": point(H, W, start=(H // 2, W // 3), label="position i"),
+    }
+    title = "One head, before and after its table"
+    return computed(figure, title, "", "heads", {}, titles, requests, stored)
+
+
 def sentence(training: dict) -> str:
     """What to do, and how far the network is to be trusted (tests/test_live.py measures that)."""
     results = training["results"]
@@ -150,6 +195,31 @@ class Reading:
         seen = self.of(np.zeros((SIDE, SIDE)))
         return list(seen["attention"]), list(seen["responses"])
 
+    def shared_layers(self) -> list[str]:
+        """The attention layers on the first one's grid."""
+        maps = self.of(np.zeros((SIDE, SIDE)))["attention"]
+        first = next(iter(maps.values())).shape
+        return [layer for layer, weights in maps.items() if weights.shape == first]
+
+    def one_head(self, drawing, i: int, layer: str, head: int, times: float) -> dict:
+        """What `live_heads` shows: see the twin `heads`."""
+        stage, block = layer.split(".")
+        attention = self.network.stages[stage][int(block)].attention
+        H, W = self.grid
+        bias = attention.bias().detach().numpy()[head, i]
+        scores = np.log(self.of(drawing)["attention"][layer][head, i]) - bias
+        before, after = (softmax(scores + t * bias) for t in (0, times))
+        j = np.arange(H * W)
+        near = np.maximum(abs(j // W - i // W), abs(j % W - i % W)) < 2
+        return {
+            "drawing": image(drawing, ink=True, clip=(0, 1), edit="drawing"),
+            "before": heat(before.reshape(H, W), mark="i", scale="state", over="drawing"),
+            "bias": heat(times * bias.reshape(H, W), mark="i", scale="state", signed=True),
+            "after": heat(after.reshape(H, W), mark="i", scale="state", over="drawing"),
+            "nearBefore": scalar(100 * before[near].sum()),
+            "nearAfter": scalar(100 * after[near].sum()),
+        }
+
     @property
     def grid(self) -> tuple[int, int]:
         """(H, W) of the first attention layer."""
@@ -159,9 +229,8 @@ class Reading:
     def views(self, drawing, i: int, layer: str, head: int, block: str) -> dict:
         """What the figure shows: see the twin `network`."""
         seen = self.of(drawing)
-        exponentials = np.exp(seen["logits"] - seen["logits"].max())
         return {
-            "probabilities": exponentials / exponentials.sum(),
+            "probabilities": softmax(seen["logits"]),
             "attention": row_of(seen["attention"][layer], i, head, self.grid),
             "responses": mosaic(seen["responses"][block], self.channels[block]),
         }
@@ -172,6 +241,11 @@ class Reading:
             count = (TILES // response.shape[1]) * (TILES // response.shape[2])
             strength = sum(np.abs(self.of(d)["responses"][block]).mean((1, 2)) for d in drawings)
             self.channels[block] = np.sort(np.argsort(-strength, kind="stable")[:count])
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(scores - scores.max())
+    return exponentials / exponentials.sum()
 
 
 def row_of(maps: np.ndarray, i: int, head: int, grid: tuple[int, int]) -> np.ndarray:

@@ -144,9 +144,9 @@ const [before, after] = [remembered(biased), remembered(biased)];
 function prepost({ noisy, clean, biases, kernel, content, strength, size, i }, operators) {
   const pre = before(noisy, "pre", biases, size, content, strength, operators);
   const post = after(noisy, "post", kernel, size, content, strength, operators);
-  const gain = 1 + strength * kernel.reduce((sum, v) => sum + v, 0);
+  const sums = remembered(() => operators.weightedSum(post, noisy.map(() => 1)));
   const mendedPre = remembered(() => operators.weightedSum(pre, noisy));
-  const mendedPost = remembered(() => operators.weightedSum(post, noisy).map((v) => v / gain));
+  const mendedPost = remembered(() => operators.weightedSum(post, noisy).map((v, k) => v / sums()[k]));
   return {
     noisy: () => noisy,
     pre: () => row(pre, i, noisy.length),
@@ -188,6 +188,41 @@ function bend({ noisy, clean, kernels, shifts, backs, widths, n, bend, i }, oper
     own: () => y.map((_, k) => reads[9 * k + 4]),
     around: () => row(reads, i, 9).map((v) => Math.round(100 * v) / 100),
     psnr: () => psnr(y, clean),
+  };
+}
+
+// ---- attention in windows, one layer or two --------------------------------------------------------
+// noisy, clean (H, W); window, the side of one; layers 0 one, 1 two with the same windows, 2 two, the
+// second's shifted by half a window; temperature; size of the patches; i. Both layers compare patches
+// of the noisy picture.
+
+// The numbers of cheaper.window_of.
+const windowOf = ([H, W], side, shift) => Array.from({ length: H * W }, (_, i) =>
+  Math.floor((Math.floor(i / W) + shift) / side) * (W + 1) + Math.floor(((i % W) + shift) / side));
+
+const inWindows = (x, side, shift, temperature, size, operators) => {
+  const [of, N] = [windowOf(x.shape, side, shift), x.length];
+  const mask = Float32Array.from({ length: N * N }, (_, k) =>
+    of[Math.floor(k / N)] === of[k % N] ? 0 : -Infinity);
+  return likeness(x, size, 1 / temperature, mask, "pre", operators);
+};
+const [plain, shifted] = [remembered(inWindows), remembered(inWindows)];
+
+function windows({ noisy, clean, window, layers, temperature, size, i }, operators) {
+  const N = noisy.length;
+  const first = plain(noisy, window, 0, temperature, size, operators);
+  const half = Math.floor(window / 2);
+  const last = layers < 2 ? first : shifted(noisy, window, half, temperature, size, operators);
+  const once = remembered(() => operators.weightedSum(first, noisy));
+  const mended = remembered(() => (layers ? operators.weightedSum(last, once()) : once()));
+  const weights = remembered(() =>
+    layers ? operators.weightedSum(row(last, i, N), first, N) : row(first, i, N));
+  return {
+    noisy: () => noisy,
+    weights,
+    mended,
+    psnr: () => psnr(mended(), clean),
+    believed: () => weights().reduce((count, v) => count + (v > 0), 0),
   };
 }
 
@@ -266,4 +301,31 @@ function network({ drawing, network: stored, layer, head, block, i, ...others },
   };
 }
 
-export default { mend, products, qkv, shares, prepost, bend, network };
+// ---- the heads of the trained network, before and after the bias -------------------------------------
+// drawing and network as above; head counts the heads of all attention layers on the first one's grid;
+// times, the factor on the learned table; i on that grid. The table's bias is divided out of the weights
+// that the network computed, which leaves what the content alone would weigh.
+
+function heads({ drawing, network: stored, head, times, i }, operators) {
+  const maps = Object.entries(seen(drawing, stored, operators).attention);
+  const { heads: count, H, W } = maps[0][1];
+  const [[name, { weights }], h, N] = [maps[Math.floor(head / count)], head % count, H * W];
+  const [stage, block] = name.split(".");
+  const table = stored.weights.stages[stage][block].attention.relative_bias_table;
+  const size = table.length / count;
+  const bias = row(operators.biasMatrix(table.subarray(h * size, (h + 1) * size), H, W), i, N);
+  const scores = row(weights, h * N + i, N).map((w, j) => Math.log(w) - bias[j]);
+  const [before, after] = [0, times].map((t) => operators.softmax(scores.map((s, j) => s + t * bias[j])));
+  const apart = (j) => Math.max(Math.abs(Math.floor(i / W) - Math.floor(j / W)), Math.abs((i % W) - (j % W)));
+  const near = (A) => 100 * A.reduce((sum, w, j) => sum + (apart(j) < 2 ? w : 0), 0);
+  return {
+    drawing: () => drawing,
+    before: () => before,
+    bias: () => bias.map((v) => times * v),
+    after: () => after,
+    nearBefore: () => near(before),
+    nearAfter: () => near(after),
+  };
+}
+
+export default { mend, products, qkv, shares, prepost, bend, windows, network, heads };

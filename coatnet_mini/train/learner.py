@@ -7,19 +7,24 @@ a generator has to be kept.
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from coatnet_mini import checkpoint
 from coatnet_mini.models import create_model
 from coatnet_mini.train.augment import Augment, mixup, one_hot
-from coatnet_mini.train.loading import Batch
+from coatnet_mini.train.checkpoint import check_like
 from coatnet_mini.train.optimization import make_ema, make_optimizer, make_schedule
 from coatnet_mini.train.recipe import Recipe, drop_path_of
+
+if TYPE_CHECKING:  # a step needs torch alone, and an accelerator that was made elsewhere
+    from accelerate import Accelerator
+
+    from coatnet_mini.train.loading import Batch
 
 
 class Learner:
@@ -37,7 +42,7 @@ class Learner:
         ValueError: there is no such network, or the weights to start from do not fit.
     """
 
-    def __init__(self, recipe: Recipe, classes: int, steps: int, accelerator: Accelerator):
+    def __init__(self, recipe: Recipe, classes: int, steps: int, accelerator: "Accelerator"):
         self.recipe, self.classes, self.steps = recipe, classes, steps
         self.accelerator = accelerator
         torch.manual_seed(recipe.seed)
@@ -51,16 +56,17 @@ class Learner:
         self.ema = make_ema(net.to(accelerator.device), recipe.ema) if recipe.ema else None
         if recipe.compile:
             net.compile()
-        self.model, self.optimizer = accelerator.prepare(net, make_optimizer(net, recipe))
+        self.adamw = make_optimizer(net, recipe)
+        self.model, self.optimizer = accelerator.prepare(net, self.adamw)
         self.net = accelerator.unwrap_model(self.model)
-        self.schedule = make_schedule(self.optimizer.optimizer, recipe, steps)
+        self.schedule = make_schedule(self.adamw, recipe, steps)
         self.augment = Augment(recipe)
 
     @property
     def lr(self) -> float:
         return self.schedule.get_last_lr()[0]
 
-    def learn(self, batches: Iterator[Batch], step: int) -> Tensor:
+    def learn(self, batches: "Iterator[Batch]", step: int) -> Tensor:
         """One step of the optimizer; returns the loss, averaged over this process's images."""
         accelerator, parts = self.accelerator, self.recipe.accumulate
         self.model.train()
@@ -94,17 +100,27 @@ class Learner:
         return F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
 
     def state_dict(self) -> dict:
+        """Weights, their average, and AdamW's moments; its rates follow from recipe and step."""
         ema = self.ema.state_dict() if self.ema else None
-        optimizer = self.optimizer.state_dict()
+        optimizer = self.optimizer.state_dict()["state"]
         return {"model": self.net.state_dict(), "ema": ema, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict, step: int) -> None:
-        """Take up what `state_dict` gave at a step."""
+        """Take up what `state_dict` gave at a step; a TypeError says what is not built like it."""
+        mine = {**self.state_dict(), "optimizer": self.moments()}
+        check_like({name: state[name] for name in mine}, mine, "its")
         self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         if self.ema:
             self.ema.load_state_dict(state["ema"])
-        self.schedule = make_schedule(self.optimizer.optimizer, self.recipe, self.steps, step)
+        self.schedule = make_schedule(self.adamw, self.recipe, self.steps, step)
+
+    def moments(self) -> dict:
+        """What AdamW keeps of each parameter from its first step on."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        each = {"step": torch.zeros(())}
+        return {n: {**each, "exp_avg": p, "exp_avg_sq": p} for n, p in enumerate(parameters)}
 
     def trained(self) -> nn.Module:
         """The network to be kept: the running average, if there is one."""

@@ -44,8 +44,10 @@ class Decoder:
         images = np.stack([blank if pixel is None else pixel for pixel in pixels])
         return torch.from_numpy(images), torch.tensor(labels)
 
-    def image(self, name: str, image: dict) -> np.ndarray | None:
+    def image(self, name: str, image: dict | None) -> np.ndarray | None:
         try:
+            if not image or not (image.get("bytes") or image.get("path")):
+                raise ValueError("there is no image")
             data = image.get("bytes")
             return decode(data or Path(image["path"]).read_bytes(), self.size, self.channels)
         except Exception as error:  # Pillow raises whatever its many decoders raise

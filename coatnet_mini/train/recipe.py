@@ -148,6 +148,8 @@ class Recipe:
     """Folder for checkpoints, metrics and the trained network."""
     resume: bool = False
     """Go on from the last whole checkpoint in the output folder, if there is one."""
+    changed_data: bool = False
+    """With resume: go on although the images are not those that the run was begun with."""
     checkpoint_every: Count = 500
     """Steps between checkpoints; the last two are kept."""
     evaluate_every: Steps = 0
@@ -270,7 +272,17 @@ ABOUT = {
     "finetune": "the paper's fine-tuning at 384 pixels (Table 10); give it --init-from",
 }
 FREE = {  # fields that may change between a stop and the resumed run
-    *("resume", "output", "threads", "memory", "device", "compile", "accumulate", "strict"),
+    *(
+        "resume",
+        "changed_data",
+        "output",
+        "threads",
+        "memory",
+        "device",
+        "compile",
+        "accumulate",
+        "strict",
+    ),
     *("checkpoint_every", "log_every", "tensorboard"),
 }
 

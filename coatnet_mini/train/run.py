@@ -20,8 +20,9 @@ from tqdm import tqdm
 from coatnet_mini import checkpoint
 from coatnet_mini.cpu.lean import lean
 from coatnet_mini.models import list_models
-from coatnet_mini.train.checkpoint import last_run, runs, save_run
+from coatnet_mini.train.checkpoint import check_like, last_run, runs, save_run
 from coatnet_mini.train.evaluation import evaluate
+from coatnet_mini.train.identity import changes, identity
 from coatnet_mini.train.learner import Learner
 from coatnet_mini.train.loading import Decoder, Loader, Share, Waiting
 from coatnet_mini.train.log import FILE, Metrics
@@ -104,6 +105,7 @@ class Run:
         rank, processes = accelerator.process_index, accelerator.num_processes
         self.share = Share(recipe.batch_size, recipe.accumulate, rank, processes)
         train, test = open_data(recipe)
+        self.data = identity(train, test)
         size = recipe.image_size
         crop_from = round(size * SQUARE_OF_CROPS) if recipe.crop_scale < 1 else size
         self.train_data = self.loader(train, crop_from)
@@ -215,6 +217,7 @@ class Run:
             "step": self.step,
             "logged": self.logged,
             "recipe": asdict(self.recipe),
+            "data": self.data,
             "processes": gather_object([mine]),
             **learnt,
         }
@@ -244,19 +247,39 @@ class Run:
         self.say(f"resumed at step {self.step} of {self.steps}, from {path}")
 
     def take_up(self, state: dict) -> None:
-        if changed := differences(state["recipe"], self.recipe):
+        if changed := differences({**state["recipe"]}, self.recipe):
             raise ValueError(f"cannot resume {self.folder}: {'; '.join(changed)}")
+        self.compare_data({**state["data"]})
         parts, here = state["processes"], self.share.processes
         if len(parts) != here and self.train_data.split.streamed:
             raise ValueError(
-                f"the stream was dealt out among {len(parts)} processes and cannot be among {here}"
+                f"cannot resume {self.folder}: the stream was dealt out among {len(parts)} "
+                f"processes and cannot be among {here}"
             )
-        mine = parts[self.share.rank % len(parts)]
-        self.step, self.logged = state["step"], state["logged"]
+        counts = {"step": state["step"], "logged": state["logged"]}
+        mine = {**parts[self.share.rank % len(parts)], **counts}
+        position = self.train_data.position and astuple(self.train_data.position)
+        wanted = {"step": 0, "logged": 0, "losses": 0.0, "position": position}
+        check_like(mine, wanted, "its")
+        if not 0 <= mine["logged"] <= mine["step"] <= self.steps:
+            raise LookupError(f"it is of step {mine['step']}, and the last one is {self.steps}")
+        self.step, self.logged = mine["step"], mine["logged"]
         self.losses.fill_(mine["losses"])
-        if mine["position"]:
+        if position:
             self.train_data.position = Position(*mine["position"])
         self.learner.load_state_dict(state, self.step)
+
+    def compare_data(self, before: dict) -> None:
+        """Refuse to go on with other images than the run was begun with, unless that is meant."""
+        changed = changes(before, self.data)
+        if not changed:
+            return
+        what = f"the data is not what it was: {'; '.join(changed)}"
+        if len(before["classes"]) != len(self.data["classes"]):
+            raise ValueError(f"cannot resume {self.folder}: {what}")
+        if not self.recipe.changed_data:
+            raise ValueError(f"cannot resume {self.folder}: {what}; --changed-data goes on with it")
+        self.say(f"going on all the same: {what}")
 
     def finish(self, speed: dict[str, float]) -> dict:
         """Store the trained network, and evaluate it as stored."""

@@ -1,23 +1,40 @@
 """Where the training command's images come from: digits, shapes, a folder, the Hugging Face hub.
 
-Whatever the source, the rest sees a `Split`: rows of encoded images and labels, through `datasets`.
+Whatever the source, the rest sees a `Split`: rows of encoded images and labels. Folders and the hub
+are read by `datasets`; what is drawn here does without it.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
+import PIL.Image
 from tqdm import tqdm
 
+from coatnet_mini.checkpoint import first_line
 from coatnet_mini.images import raw_digits
 from coatnet_mini.shapes import CLASSES, shapes
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
 
 HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order of preference
 LABEL_NAMES = ("label", "labels", "fine_label")
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
 SPLITS = ("train", "test")  # of digits and shapes
+LARGEST_METADATA = 10**9  # bytes
+PATIENCE = 5  # seconds for the hub to answer at all
+NUMBERS = (
+    *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)),
+    "float32",
+    "float64",
+    "bool",
+)
 
 Sample = tuple[str, dict, int]  # name, encoded image ("bytes" or "path"), label
 
@@ -26,12 +43,12 @@ Sample = tuple[str, dict, int]  # name, encoded image ("bytes" or "path"), label
 class Split:
     """Encoded images and their labels, not yet decoded.
 
-    rows: a `datasets` table or, streamed, an iterable; `image` and `label` name its columns.
+    rows: `Drawn`, or a `datasets` table or, streamed, iterable; `image` and `label` name columns.
     labels: (N,) int64, known beforehand; None for streamed data.
     """
 
     name: str
-    rows: Dataset | IterableDataset
+    rows: "Drawn | Dataset | IterableDataset"
     image: str
     label: str
     classes: list[str]
@@ -71,8 +88,8 @@ class Split:
         return number
 
 
-def name_of(image: dict, otherwise: str) -> str:
-    return image.get("path") or otherwise
+def name_of(image: dict | None, otherwise: str) -> str:
+    return (image or {}).get("path") or otherwise
 
 
 def short(names) -> str:
@@ -86,7 +103,6 @@ def open_data(recipe) -> tuple[Split, Split]:
     Raises:
         ValueError: no such data, no images or labels in it, or labels that fit no class.
     """
-    datasets.disable_progress_bars()
     if recipe.data == "digits":
         train, test = (table(*part, name) for part, name in zip(raw_digits(), SPLITS, strict=True))
     elif recipe.data == "shapes":
@@ -111,13 +127,35 @@ def table(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str)
     """Arrays (N, H, W) or (N, 3, H, W) as a split; the images become PNGs, which lose nothing."""
     if images.ndim == 4:
         images = images.transpose(0, 2, 3, 1)
-    features = Features({"image": Image(), "label": ClassLabel(names=classes)})
-    rows = Dataset.from_dict({"image": list(images), "label": labels}, features=features)
-    return as_split(rows, name, "image", "label", classes, dict(enumerate(classes)))
+    rows = Drawn([{"bytes": png(image)} for image in images])
+    return Split(name, rows, "image", "label", classes, np.asarray(labels, np.int64))
+
+
+class Drawn:
+    """Images that were made here, encoded, and the rows of them that count: read as a table of
+    `datasets` is."""
+
+    def __init__(self, images: list[dict], rows: np.ndarray | None = None):
+        self.images, self.rows = images, np.arange(len(images)) if rows is None else rows
+
+    def __getitem__(self, rows: list[int]) -> dict[str, list[dict]]:
+        return {"image": [self.images[row] for row in self.rows[rows]]}
+
+    def select(self, rows: np.ndarray) -> "Drawn":
+        return Drawn(self.images, self.rows[rows])
+
+
+def png(image: np.ndarray) -> bytes:
+    """(H, W) or (H, W, 3) uint8, encoded."""
+    file = BytesIO()
+    PIL.Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
 
 
 def as_split(rows, name, image, label, classes, stored) -> Split:
     """A split whose label column holds `stored`'s keys, one for each class."""
+    from datasets import Dataset, Image
+
     rows = rows.cast_column(image, Image(decode=False))
     split = Split(name, rows, image, label, classes, None, {key: n for n, key in enumerate(stored)})
     if isinstance(rows, Dataset):
@@ -152,19 +190,58 @@ def no_split(data: str, name: str, found: dict) -> ValueError:
 
 def fetch(recipe) -> dict:
     """Every split under its name."""
+    import datasets
+
+    datasets.disable_progress_bars()
     path = Path(recipe.data).expanduser()
     looks_like_path = recipe.data.startswith((".", "/", "~")) or recipe.data.count("/") > 1
     if path.is_file() or (looks_like_path and not path.is_dir()):
         raise ValueError(f"data {recipe.data!r} is not a folder")
     name = str(path.resolve()) if path.is_dir() else recipe.data
-    if not path.is_dir():
-        tqdm.write(f"looking for {recipe.data!r} on the Hugging Face hub ...")
+    if path.is_dir():
+        check_files(path)
     try:
-        return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
+        with nullcontext() if path.is_dir() else hub_or_cache(name):
+            return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
     except Exception as error:  # of a dozen classes: of the hub, the network, the file formats
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = "cannot be read" if path.is_dir() else "is no folder here, nor on the hub"
         raise ValueError(f"data {recipe.data!r} {what}: {reason}") from error
+
+
+@contextmanager
+def hub_or_cache(name: str) -> Iterator[None]:
+    """Leave the hub out of it if it cannot be reached: `datasets` would try for half a minute."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.utils import HfHubHTTPError
+
+    tqdm.write(f"looking for {name!r} on the Hugging Face hub ...")
+    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        huggingface_hub.HfApi().dataset_info(name, timeout=PATIENCE)
+    except (HfHubHTTPError, ValueError):
+        pass  # it has answered, or no hub could have such a name: `datasets` says so
+    except Exception as error:  # of a dozen classes: of the network, and of what is between
+        tqdm.write(f"the hub cannot be reached ({first_line(error)}); is it in the cache? ...")
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before
+
+
+def check_files(folder: Path) -> None:
+    """Refuse what would be waited for without end: pipes and devices, and tables of gigabytes."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = Path(root, name)
+            if path.exists() and not path.is_file():
+                raise ValueError(f"{path} is no file but a pipe, a socket or a device")
+            if path.stem == "metadata" and path.stat().st_size > LARGEST_METADATA:
+                raise ValueError(
+                    f"{path} has {path.stat().st_size:,} bytes; at most {LARGEST_METADATA:,}"
+                )
 
 
 def held_out(recipe, found):
@@ -175,7 +252,7 @@ def held_out(recipe, found):
     return next((found[name] for name in names if name in found), None)
 
 
-def divide(train, recipe) -> tuple[Dataset, Dataset]:
+def divide(train, recipe) -> "tuple[Dataset, Dataset]":
     """Hold out a part of the only split, always the same one."""
     if recipe.streaming:
         raise ValueError(
@@ -191,6 +268,8 @@ def divide(train, recipe) -> tuple[Dataset, Dataset]:
 
 def columns(rows, recipe) -> tuple[str, str]:
     """The names of the image and the label column: those asked for, or the usual ones."""
+    from datasets import ClassLabel, Image
+
     features = rows.features
     if features is None:  # a stream may not know its columns before the first row
         features = dict.fromkeys(next(iter(rows)))
@@ -206,19 +285,38 @@ def columns(rows, recipe) -> tuple[str, str]:
                 f"{recipe.data} has {wanted} among {', '.join(features)}; "
                 f"name it with --{what}-column"
             )
+    refuse_kinds(recipe.data, features, image, label)
     return image, label
+
+
+def refuse_kinds(data: str, features: dict, image: str, label: str) -> None:
+    """Labels for images and images for labels, as far as the columns' types tell."""
+    from datasets import ClassLabel, Value
+
+    kind = features[image]
+    if isinstance(kind, ClassLabel) or getattr(kind, "dtype", "") in NUMBERS:
+        raise ValueError(f"{data}: the column {image!r} holds no images; choose an --image-column")
+    kind = features[label]
+    plain = isinstance(kind, Value) and kind.dtype in (*NUMBERS, "string")
+    if not (kind is None or plain or isinstance(kind, ClassLabel)):
+        raise ValueError(
+            f"{data}: the column {label!r} holds no labels, which are integers or text; "
+            "choose a --label-column"
+        )
 
 
 def classes_of(rows, label: str, recipe) -> tuple[list, list[str]]:
     """The labels as stored, one for each class in order, and the classes' names."""
+    from datasets import ClassLabel, Dataset
+
     kind = (rows.features or {}).get(label)
     if isinstance(kind, ClassLabel):
         return list(range(kind.num_classes)), kind.names
     if recipe.num_classes:
         stored = list(range(recipe.num_classes))
     elif isinstance(rows, Dataset):
-        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()))
-        if all(isinstance(value, int) for value in stored):
+        stored = sorted(set(rows.with_format("arrow")[label].to_pylist()) - {None})
+        if stored and all(isinstance(value, int) for value in stored):
             stored = list(range(max(stored) + 1))
     else:
         raise ValueError(

@@ -12,7 +12,6 @@ from itertools import islice
 from threading import Event
 
 import numpy as np
-from datasets.distributed import split_dataset_by_node
 
 from coatnet_mini.train.sources import Sample, Split
 
@@ -30,6 +29,11 @@ class Position:
     start: dict | None = None
     used: int = 0
 
+    def __post_init__(self):
+        counts = (self.epoch, self.block, self.used)
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise TypeError(f"a stream's position is {counts}; it is of whole numbers")
+
 
 class Stream:
     """The images of a streamed split that fall to one process.
@@ -39,6 +43,8 @@ class Stream:
     """
 
     def __init__(self, split: Split, rank: int, processes: int, shuffled: int = 1, seed: int = 0):
+        from datasets.distributed import split_dataset_by_node
+
         self.split, self.size, self.key = split, shuffled, (seed, rank)
         self.rows = split_dataset_by_node(split.rows, rank, processes)
 

@@ -1,0 +1,1 @@
+"""Speed and memory beside timm, on a CPU and on a GPU."""
