@@ -13,7 +13,7 @@ def ramp(depths: tuple[int, ...], rate: float) -> Tensor:
 
 
 def gates(x: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
-    """(B, D): sigmoid(expand·SiLU(reduce·means)); x (B, D, H, W), reduce (few, D), expand (D, few)."""
+    """(B, D): sigmoid(expand·SiLU(reduce·means)), x (B, D, H, W), matrices (few, D), (D, few)."""
     return _gates(x.mean((2, 3)), reduce, expand)
 
 
