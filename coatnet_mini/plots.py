@@ -8,7 +8,9 @@ graphics), on white and, in explorable figures, on a dark page. Panels that are 
 share their limits. Small maps carry their numbers, so that no reader depends on colour.
 """
 
+import time
 from collections.abc import Mapping
+from io import BytesIO
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -206,6 +208,47 @@ def picture(
     ax.set(title=title, xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
     return drawn
+
+
+class LiveCurves:
+    """Curves that grow in the notebook while something runs, a panel for each name.
+
+    watch = LiveCurves("loss", "held-out accuracy", steps=200)
+    watch(20, loss, accuracy)   # a point on each curve; drawn anew at most twice a second
+    watch.draw()                # the whole picture: all that a static page keeps
+
+    Attributes:
+        points: [(step, value, value, ...), ...].
+    """
+
+    def __init__(self, *names: str, steps: int, seconds: float = 0.5):
+        self.names, self.steps, self.seconds = names, steps, seconds
+        self.points: list[tuple[float, ...]] = []
+        self.drawn, self.shown = -float("inf"), None
+
+    def __call__(self, step: int, *values: float) -> None:
+        self.points.append((step, *map(float, values)))
+        if time.monotonic() - self.drawn >= self.seconds:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw in the place of the last picture, where the front end can, else below it."""
+        from IPython.display import Image, display
+
+        figure, axes = plt.subplots(1, len(self.names), figsize=(WIDTH, 2.4), squeeze=False)
+        steps, *curves = zip(*self.points, strict=True)
+        for ax, name, curve in zip(axes[0], self.names, curves, strict=True):
+            ax.plot(steps, curve, color=INK)
+            ax.set(xlabel="step", title=name, xlim=(0, self.steps))
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=2 * figure.dpi)
+        plt.close(figure)
+        image = Image(file.getvalue(), width=round(WIDTH * figure.dpi))
+        if self.shown is None:
+            self.shown = display(image, display_id=True)
+        else:
+            self.shown.update(image)
+        self.drawn = time.monotonic()
 
 
 def outline(ax: Axes, x: float, y: float, width: float = 1, height: float = 1) -> None:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
 from coatnet_mini.studies import results
+from coatnet_mini.train import optimization
 from conftest import difference
 from tests import CHAPTERS
 from tests.chapter_cells import Cell, Ran, cells_of, run
@@ -210,6 +211,20 @@ LARGEST_INSTEAD_OF_MEAN = Mistake(
 )
 SEEDS_AS_STRANGERS = Mistake(results, "Study.difference", difference_of_strangers)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
+# chapter 12
+DECAY_ALL = Mistake(
+    optimization,
+    "parameter_groups",
+    lambda right, model, decay: [{**g, "weight_decay": decay} for g in right(model, decay)],
+)
+LATE_BY_A_STEP = Mistake(
+    optimization, "learning_rate", lambda right, s, steps, recipe: right(s + 1, steps, recipe)
+)
+OTHER_WAY_ROUND = Mistake(
+    results,
+    "Study.difference",
+    lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
+)
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -316,6 +331,12 @@ CLAIMS = {
         "blocks give the softmax's own numbers": (FORGET_TO_SHRINK, "streamed-equal"),
         "a window as large as the grid is full attention": (WINDOWS_SCALED, "windows-equal"),
         "linear attention is its matrix": (LINEAR_UNDIVIDED, "linear-equal"),
+    },
+    # chapter 12
+    12: {
+        "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
+        "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
+        "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
     },
 }
 LINES = [

@@ -93,3 +93,26 @@ def test_bad_input_is_named():
         plots.picture(ax, torch.zeros(2, 4, 5))
     with pytest.raises(ValueError, match="at least one"):
         plots.heatmaps({})
+
+
+def test_live_curves_replace_their_picture_and_keep_every_point(monkeypatch):
+    from IPython import display
+
+    class Handle:
+        def update(self, image):
+            shown.append(image)
+
+    shown, handle = [], Handle()
+    monkeypatch.setattr(display, "display", lambda image, display_id: shown.append(image) or handle)
+    watch = plots.LiveCurves("loss", "accuracy", steps=9, seconds=1e9)
+    for step in range(1, 4):
+        watch(step, torch.tensor(1 / step), step / 9)
+    assert len(shown) == 1  # the second and third came too soon
+    watch.draw()
+    assert len(shown) == 2 and shown[0].data[:4] == shown[1].data[:4] == b"\x89PNG"
+    assert shown[0].data != shown[1].data and not plt.get_fignums()
+    assert watch.points[2] == (3, pytest.approx(1 / 3), 3 / 9)
+    often = plots.LiveCurves("loss", steps=9, seconds=0)
+    for step in range(3):
+        often(step, 1.0)
+    assert len(shown) == 5

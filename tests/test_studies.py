@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from subprocess import PIPE
 
@@ -18,7 +19,7 @@ from scipy import stats
 from coatnet_mini.cost import cost
 from coatnet_mini.images import raw_digits
 from coatnet_mini.models import create_model
-from coatnet_mini.studies import bias, layout, list_studies, student, study
+from coatnet_mini.studies import bias, layout, list_studies, recipe, student, study
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.studies.results import FOLDER
@@ -260,7 +261,7 @@ def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["color"], "unknown study 'color'; choose from bias, layout"),
+        (["color"], "unknown study 'color'; choose from bias, layout, recipe"),
         (["bias", "--scale", "big"], "unknown scale 'big'; choose from small, gpu"),
         (["bias", "--minutes", "0"], "minutes is 0; it must be above 0"),
         (["bias", "--minutes", "nan"], "minutes is nan; it must be above 0"),
@@ -299,7 +300,7 @@ def test_each_process_of_a_launcher_stands_alone(monkeypatch):
 # ---- The plans
 
 
-@pytest.mark.parametrize("module", [bias, layout])
+@pytest.mark.parametrize("module", [bias, layout, recipe])
 @pytest.mark.parametrize("scale", ["small", "gpu"])
 def test_plans_are_whole(module, scale):
     plan = module.plan(scale)
@@ -327,12 +328,13 @@ def toy(recipe: Recipe) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("module", [bias, layout])
+@pytest.mark.parametrize("module", [bias, layout, recipe])
 def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SHAPES_TEST", 16)
     seen = {}
-    for run in module.plan("gpu").runs:  # one of each network
-        seen.setdefault((run.recipe.model, run.recipe.options, run.start is None), run)
+    for run in module.plan("gpu").runs:  # one of each network, and of each arm of `recipe`
+        kind = (run.recipe.model, run.recipe.options, run.start is None, run.cell.get("arm"))
+        seen.setdefault(kind, run)
     assert len(seen) >= 4
     for n, run in enumerate(seen.values()):
         folder, recipe = tmp_path / str(n), toy(run.recipe)
@@ -365,6 +367,42 @@ def test_the_enlarged_table_is_all_that_differs(tmp_path):
     for name in a:
         factor = bias.TIMES if name.endswith("relative_bias_table") else 1
         np.testing.assert_allclose(b[name], factor * a[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_each_arm_adds_or_leaves_out_what_it_says(scale):
+    told = {run.cell["arm"]: run.told for run in recipe.plan(scale).runs if run.cell["seed"] == 4}
+    assert set(told) == set(recipe.ARMS) and len(told) == 2 * len(recipe.ADDED) + 2
+
+    def changed(one: str, other: str) -> set[str]:
+        a, b = told[one], told[other]
+        return {name for name in a.keys() | b.keys() if a.get(name) != b.get(name)}
+
+    fields = {
+        "augmentation": {"rotate", "translate", "zoom"},
+        "MixUp": {"mixup"},
+        "label smoothing": {"label_smoothing"},
+        "stochastic depth": {"drop_path"},
+        "weight decay": {"weight_decay"},
+        "warm-up": {"warmup_steps"},
+        "cosine": {"schedule", "min_lr"},
+        "EMA": {"ema"},
+        "clipping": {"clip_norm"},
+    }
+    for name, expected in fields.items():
+        assert changed("nothing", name) == expected, name
+        assert changed("everything", f"everything but {name}") == expected, name
+    assert changed("nothing", "everything") == set().union(*fields.values())
+
+
+def test_the_recipes_grid_is_whole():
+    plan = recipe.plan("small")
+    cells = [(run.cell["lr"], run.recipe.drop_path) for run in plan.runs if run.cell["seed"] == 0]
+    assert set(cells) == set(product(recipe.LRS["small"], recipe.DROP_PATHS))
+    for run in plan.runs:
+        assert run.cell["drop_path"] == run.recipe.drop_path and run.cell["lr"] == run.recipe.lr
+        steady = run.recipe.schedule == "constant"
+        assert run.recipe.min_lr == (run.recipe.lr if steady else run.recipe.lr / 100)
 
 
 # ---- Reading
@@ -479,7 +517,7 @@ def test_shipped_results_are_whole_and_small(name):
     path = FOLDER / f"{name}.json"
     assert path.stat().st_size <= MOST_BYTES
     found = study(name)
-    plan = {"bias": bias, "layout": layout}[found.name].plan(found.scale)
+    plan = {"bias": bias, "layout": layout, "recipe": recipe}[found.name].plan(found.scale)
     runs = list(plan.runs)
     if plan.after and len(found.runs) >= len(runs):
         runs += plan.after(found.runs[: len(runs)])

@@ -227,6 +227,17 @@ def test_dead_widget_models_are_dropped(tmp_path):
     assert list(output.data) == ["text/plain"]
 
 
+def test_a_chapter_that_asks_colab_for_a_gpu_still_does():
+    from nbformat.v4 import new_notebook
+
+    notebook = new_notebook(metadata={"accelerator": "GPU", "widgets": {}})
+    execute_chapters.normalise(notebook)
+    assert notebook.metadata["accelerator"] == "GPU" and "widgets" not in notebook.metadata
+    plain = new_notebook()
+    execute_chapters.normalise(plain)
+    assert "accelerator" not in plain.metadata
+
+
 def test_raising_cell_leaves_the_file(tmp_path, monkeypatch, capsys):
     path = chapter(tmp_path, "print(1)", "raise ValueError('no such kernel')")
     shutil.copy(ROOT / "_config.yml", tmp_path.parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from coatnet_mini.studies.results import study, table
 
-STUDIES = ("bias", "layout")
+STUDIES = ("bias", "layout", "recipe")
 SCALES = ("small", "gpu")
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
