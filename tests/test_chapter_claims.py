@@ -302,7 +302,7 @@ CLAIMS = {
         "layouts are compared seed by seed": (SEEDS_AS_STRANGERS, "three ranking transfer"),
         "the study's intervals hold 95 % by Student's t": (
             INTERVALS_OF_68_PERCENT,
-            "guess-few guess-most three ranking transfer",
+            "guess-few guess-most halves three ranking transfer",
         ),
     },
     # chapter 11
