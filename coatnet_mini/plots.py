@@ -214,14 +214,14 @@ class LiveCurves:
     """Curves that grow in the notebook while something runs, a panel for each name.
 
     watch = LiveCurves("loss", "held-out accuracy", steps=200)
-    watch(20, loss, accuracy)   # a point on each curve; drawn anew at most twice a second
+    watch(20, loss, accuracy)   # a point on each curve; drawn anew at most once a second
     watch.draw()                # the whole picture: all that a static page keeps
 
     Attributes:
         points: [(step, value, value, ...), ...].
     """
 
-    def __init__(self, *names: str, steps: int, seconds: float = 0.5):
+    def __init__(self, *names: str, steps: int, seconds: float = 1.0):
         self.names, self.steps, self.seconds = names, steps, seconds
         self.points: list[tuple[float, ...]] = []
         self.drawn, self.shown = -float("inf"), None
