@@ -24,6 +24,7 @@ from IPython.lib.pretty import pretty
 from nbval.plugin import get_sanitize_patterns
 
 import coatnet_mini.explore as explore_module
+from coatnet_mini.explore import live
 from conftest import figures
 from tests import ROOT
 
@@ -145,7 +146,19 @@ def run(chapter: Path, wanted: set[str]) -> Iterator[tuple[Cell, Ran]]:
         made.append((figure, function))
         return figure
 
-    with mpl.rc_context(), mock.patch.object(explore_module, "explore", recording):
+    def recording_live(make):
+        def recording(*arguments, **options):
+            figure = make(*arguments, **options)
+            made.append((figure, figure.function))
+            return figure
+
+        return recording
+
+    with mpl.rc_context(), contextlib.ExitStack() as patches:
+        patches.enter_context(mock.patch.object(explore_module, "explore", recording))
+        for name in ("live_heads", "live_network"):
+            instead = recording_live(getattr(live, name))
+            patches.enter_context(mock.patch.object(live, name, instead))
         for cell in needed(cells_of(chapter), wanted):
             before = len(made)
             text, error = execute(cell, namespace)

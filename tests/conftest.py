@@ -1,8 +1,28 @@
 """Every test starts from the same state, whatever ran before it."""
 
+import random
 import sys
 
 import pytest
+
+
+def pytest_addoption(parser):
+    about = "run files, and the tests within each, in an order drawn from SEED"
+    parser.addoption("--random-order", type=int, metavar="SEED", help=about)
+
+
+def pytest_collection_modifyitems(config, items):
+    """The cells of a notebook keep their order."""
+    seed = config.getoption("--random-order")
+    if seed is None:
+        return
+    rng = random.Random(seed)
+    place = {path: rng.random() for path in dict.fromkeys(item.path for item in items)}
+
+    def key(item) -> tuple[float, float]:
+        return place[item.path], rng.random() if isinstance(item, pytest.Function) else 0
+
+    items.sort(key=key)
 
 
 @pytest.fixture(autouse=True)

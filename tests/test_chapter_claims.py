@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, cheaper, convolution, weighted_sum
+from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
 from coatnet_mini.studies import results
 from coatnet_mini.train import optimization
 from conftest import difference
@@ -132,6 +132,12 @@ def no_shortcut(right, block, x):
     return blocks.as_grid(block.mlp(blocks.as_tokens(block.mlp_norm(x))), *grid)
 
 
+def difference_of_strangers(right, found, one, other, **cell):
+    a, b = (found.interval(**{**cell, **part}) for part in (one, other))
+    half = (a.half**2 + b.half**2) ** 0.5
+    return results.Interval(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half, a.n)
+
+
 SOFTMAX_OVER_QUERIES = Mistake(
     weighted_sum, "attention_matrix", lambda right, x: torch.softmax(x @ x.mT, dim=-2)
 )
@@ -197,6 +203,13 @@ DROP_WITHOUT_DIVIDING = Mistake(
     "forward",
     lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
+ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
+LARGEST_INSTEAD_OF_MEAN = Mistake(
+    coatnet,
+    "CoAtNet.forward",
+    lambda right, net, x: net.head(net.forward_features(x).amax((2, 3))),
+)
+SEEDS_AS_STRANGERS = Mistake(results, "Study.difference", difference_of_strangers)
 GRADIENT_TWICE = lambda w, scale: 2 * w - w.detach()  # noqa: E731
 # chapter 12
 DECAY_ALL = Mistake(
@@ -280,6 +293,17 @@ CLAIMS = {
         ),
         "the table is read at query − key, before the softmax": (KEY_MINUS_QUERY, "equal"),
         "every head has its table": (ONE_TABLE, "real"),
+    },
+    # chapter 10
+    10: {
+        "the relation is far, the texture near": (ONE_RELATION_FOR_ALL, "hole"),
+        "the page's networks are the package's": (LARGEST_INSTEAD_OF_MEAN, "equal"),
+        "the five cost the same, pairs included": (SECOND_PRODUCT, "equal costs figure"),
+        "layouts are compared seed by seed": (SEEDS_AS_STRANGERS, "three ranking transfer"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "guess-few guess-most halves three ranking transfer",
+        ),
     },
     # chapter 11
     11: {

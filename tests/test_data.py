@@ -4,10 +4,14 @@ import io
 import json
 import os
 import shutil
+import socket
 import threading
+import time
 from dataclasses import astuple
 from itertools import islice
 
+import datasets
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import pytest
@@ -74,10 +78,12 @@ def test_shapes_reproduce_and_grow():
     assert images.shape == (40, 3, 32, 32) and images.dtype == np.uint8
     again, _ = shapes(48)
     assert np.array_equal(again[:40], images)
+    assert np.array_equal(shapes(40, seed=0)[0], images)
     assert not np.array_equal(shapes(40, seed=1)[0], images)
     assert np.bincount(labels, minlength=16).tolist() == [3] * 8 + [2] * 8
     held = shape_images(20, "test")
     assert len(held) == 20 and held.classes == CLASSES
+    assert np.array_equal(held.images.numpy(), shapes(20, "test", seed=0)[0])
 
 
 def test_shapes_held_out_never_overlap():
@@ -430,6 +436,42 @@ def test_a_pipe_and_a_huge_table_are_refused_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "LARGEST_METADATA", 100)
     with pytest.raises(ValueError, match=r"metadata\.csv has 124 bytes; at most 100"):
         open_data(Recipe(data=str(folder)))
+
+
+def test_a_hub_that_does_not_answer_is_given_up_soon(monkeypatch, capsys):
+    """`datasets` alone tries for half a minute, and says nothing of it on standard output."""
+    monkeypatch.setattr(sources, "PATIENCE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        start = time.monotonic()
+        with pytest.raises(ValueError, match="'no/thing' is no folder here, nor on the hub: ") as e:
+            open_data(Recipe(data="no/thing"))
+        assert time.monotonic() - start < 5 and "\n" not in str(e.value)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "looking for 'no/thing' on the Hugging Face hub ..."
+    assert second.startswith("the hub cannot be reached (") and "is it in the cache?" in second
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_hub_is_left_out_only_where_it_cannot_be_reached(reached, monkeypatch):
+    settings = (huggingface_hub.constants, datasets.config)
+    for module in settings:
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+
+    def info(api, name, timeout):
+        if not reached:
+            raise ConnectionError("no route")
+
+    def load_dataset(*arguments, **options):
+        assert all(module.HF_HUB_OFFLINE is not reached for module in settings)
+        raise OSError("seen")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ValueError, match="nor on the hub: seen"):
+        open_data(Recipe(data="no/thing"))
+    assert not any(module.HF_HUB_OFFLINE for module in settings)
 
 
 # ---- Which data it was

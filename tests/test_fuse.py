@@ -43,6 +43,16 @@ def test_no_batch_norm_is_left_and_the_original_is_untouched():
     assert not fused.training
 
 
+def test_a_network_in_training_is_fused_for_evaluation():
+    model, images = network().double(), torch.randn(2, 3, 64, 64).double()
+    expected = model(images)
+    model.train()
+    fused = fuse.fuse(model)
+    assert all(module.training for module in model.modules())
+    assert not any(module.training for module in fused.modules())
+    assert difference(fused(images), expected) < 1e-10
+
+
 def test_a_network_with_layer_norms_keeps_them():
     model, images = network(conv_norm="layer"), torch.randn(2, 3, 64, 64)
     with torch.no_grad():

@@ -395,6 +395,7 @@ def test_many_channels_are_estimated_without_bias():
     estimates = torch.stack([measure(directions=8, seed=s) for s in range(60)])
     assert not torch.allclose(estimates[0], estimates[1])
     assert torch.equal(estimates[3], measure(directions=8, seed=3))
+    assert torch.equal(estimates[0], measure(directions=8))
     inside = exact > 0
     assert inside.sum() == 9
     mean = estimates.square().mean(0).sqrt()
@@ -467,6 +468,7 @@ def test_weight_dependence_of_attention_is_the_loop():
         for s in range(100)
     ]
     assert len(set(estimates)) > 90
+    assert probes.weight_dependence(attention_matrix, x, directions=12) ** 2 == estimates[0]
     assert sum(estimates) / 100 == pytest.approx(measured**2, rel=0.1)
 
 

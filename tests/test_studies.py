@@ -13,6 +13,7 @@ from subprocess import PIPE
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from scipy import stats
 
@@ -124,6 +125,36 @@ def test_every_run_leaves_one_row_with_its_provenance(tmp_path):
         assert run["versions"]["torch"] and run["device"].startswith("cpu") and not run["resumed"]
         assert f"lr {run['lr']}, seed {run['seed']}" in line
     assert not list((tmp_path / "unfinished").iterdir())
+
+
+def test_what_a_run_measures_of_its_network_is_kept(tmp_path):
+    def width_of(network):
+        return {"width": len(load_file(network / "model.safetensors")["head.norm.weight"]) + 1e-9}
+
+    plan = tiny(2)
+    measuring = replace(plan.runs[0], measure=width_of)
+    go(Workplace(replace(plan, runs=(measuring, plan.runs[1])), tmp_path), None, str)
+    with_it, without = study("tiny", tmp_path).runs
+    assert with_it["width"] == 8 and "width" not in without
+
+
+def test_halves_of_a_class_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "SHAPES_TEST", 32)
+
+    class TexturesOnly(torch.nn.Module):
+        def forward(self, images):  # the labels go round: 0, 1, ..., 15, 0, ...
+            labels = torch.arange(len(images)) % 16
+            return torch.nn.functional.one_hot(labels // 4 * 4, 16)  # says "above" always
+
+    monkeypatch.setattr(layout, "load", lambda network: TexturesOnly())
+    assert layout.halves(32, tmp_path) == {"texture": 1.0, "relation": 0.25}
+
+
+def test_the_layouts_with_the_most_images_tell_the_halves_of_the_class():
+    found, most = study("layout"), max(layout.IMAGES["small"])
+    for run in found.where(task="shapes", images=most):
+        assert max(0, run["texture"] + run["relation"] - 1) - 1e-4 <= run["accuracy"]
+        assert run["accuracy"] <= min(run["texture"], run["relation"]) + 1e-4
 
 
 def test_a_finished_study_does_nothing_again(tmp_path, monkeypatch):

@@ -1,19 +1,23 @@
 """The training command: end to end, killed and resumed, on two processes, and its arithmetic."""
 
+import copy
 import hashlib
 import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from coatnet_mini import create_model
@@ -23,6 +27,7 @@ from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
 from coatnet_mini.train.checkpoint import last_run, read_state, runs, save_run, step_of
 from coatnet_mini.train.learner import Learner, seed_step
+from coatnet_mini.train.log import Metrics
 from coatnet_mini.train.machine import LOCK, locked, signals
 from coatnet_mini.train.optimization import (
     learning_rate,
@@ -276,6 +281,12 @@ def test_what_is_ignored_stays_ignored(tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
+def test_outside_the_main_thread_it_trains_and_leaves_signals_alone(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train, tmp_path, "--steps", 1).result()
+    assert (tmp_path / "network" / "model.safetensors").is_file()
+
+
 def test_only_finite_weights_are_kept(tmp_path, capsys):
     flags = ["--lr", 1e30, "--warmup-steps", 0, "--clip-norm", 0, "--checkpoint-every", 1]
     train(tmp_path, *flags, "--steps", 50, "--log-every", 50, code=1)
@@ -303,15 +314,74 @@ def test_a_folder_in_use_is_refused(tmp_path, capsys):
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_checkpoint_that_does_not_fit_is_one_line(tmp_path, capsys):
-    train(tmp_path / "run", "--steps", 1)
-    _, state = last_run(tmp_path / "run" / "checkpoints")
-    for n, harm in enumerate([{"model": 3}, {"recipe": []}, {"processes": []}, {"optimizer": {}}]):
+WRONG = [None, "x", -1, 3.5, 10**30, [], {}, [1, 2], {"a": 1}, (), torch.zeros(2, 3), math.nan]
+
+
+def harmed(state: dict, rng: random.Random) -> tuple[dict, list]:
+    """A copy of a state with something in it missing or of another type, and where."""
+    state, path, place = copy.deepcopy(state), [], None
+    value = state
+    while not path or (isinstance(value, dict | list) and value and rng.random() < 0.6):
+        place = value
+        path.append(rng.choice([*value] if isinstance(value, dict) else range(len(value))))
+        value = place[path[-1]]
+    new = rng.choice([other for other in WRONG if type(other) is not type(value)])
+    if isinstance(place, dict) and rng.random() < 0.3:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = new
+        path.append(new)
+    return state, path
+
+
+@pytest.mark.parametrize("name, count", [("table", 12), ("stream", 4)])
+def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(
+    name, count, tmp_path, capfd, recwarn
+):
+    flags = ["--steps", 2, "--checkpoint-every", 1, "--ema", 0.9, "--batch-size", 8]
+    if name == "stream":
+        flags += ["--data", write_parquet(tmp_path / "rows"), "--streaming", "--channels", 3]
+    train(tmp_path / "run", *flags)
+    first = read_state(runs(tmp_path / "run" / "checkpoints")[0])
+    rng, cases = random.Random(16), [{"model": 3}, {"processes": []}, {"step": 3}, {"logged": 2}]
+    cases += [{"optimizer": {**first["optimizer"], 0: {}}}, {"ema": None}, {"recipe": []}]
+    cases = [({**first, **case}, case) for case in cases]
+    cases += [harmed(first, rng) for _ in range(count)]
+    recwarn.clear()
+    for n, (state, what) in enumerate(cases):
         folder = tmp_path / str(n)
-        save_run(folder / "checkpoints", 1, {**state, **harm})
-        train(folder, "--steps", 1, "--resume", code=1)
-        error = capsys.readouterr().err
-        assert "does not fit this run" in error and error.count("\n") == 1, error
+        path = save_run(folder / "checkpoints", 1, state)
+        capfd.readouterr()
+        train(folder, *flags, "--resume", code=1)
+        error = capfd.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1, (what, error)
+        said = (f"checkpoint {path} does not fit this run: ", f"cannot resume {folder}: ")
+        assert error.removeprefix("error: ").startswith(said), (what, error)
+        assert not (folder / "network").exists() and not recwarn.list
+
+
+@pytest.mark.parametrize("tensorboard", [True, False])
+def test_metrics_after_the_resumed_step_are_dropped_everywhere(tmp_path, tensorboard):
+    """In metrics.jsonl and in what TensorBoard shows, as it reads it."""
+    first = Metrics(tmp_path, 0, tensorboard)
+    for step in range(1, 6):
+        first.write(step, {"loss": 1 / step, "lr": step / 8})
+    first.close()
+    second = Metrics(tmp_path, 3, tensorboard)
+    second.write(4, {"loss": 7.0})
+    second.close()
+    lines = read_metrics(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert lines[2:] == [{"step": 3, "loss": 1 / 3, "lr": 3 / 8}, {"step": 4, "loss": 7.0}]
+    assert (tmp_path / "tensorboard").exists() == tensorboard
+    if tensorboard:
+        shown = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        expected = {"loss": [1, 1 / 2, 1 / 3, 7], "lr": [1 / 8, 2 / 8, 3 / 8]}
+        assert shown.Tags()["scalars"] == list(expected)
+        for name, values in expected.items():
+            events = shown.Scalars(name)
+            assert [event.step for event in events] == list(range(1, len(values) + 1))
+            assert [event.value for event in events] == pytest.approx(values)
 
 
 def steps_kept(folder) -> list[int]:
@@ -427,6 +497,7 @@ def test_finetuning_at_another_size_and_with_other_classes(tmp_path, capsys):
         0,
     ]
     train(tmp_path / "larger", *start, "--image-size", 16)
+    assert "starts anew" not in capsys.readouterr().out
     before, after = network(tmp_path / "small"), network(tmp_path / "larger")
     key = next(key for key in before if key.endswith("relative_bias_table"))
     assert after[key].shape[1:] == (2 * 4 - 1, 2 * 4 - 1)
@@ -434,7 +505,8 @@ def test_finetuning_at_another_size_and_with_other_classes(tmp_path, capsys):
     assert torch.allclose(after[key], expected, atol=1e-6)
     folder = write_folder(tmp_path / "data")
     train(tmp_path / "other", *start, "--data", folder)
-    assert "the classifier starts anew" in capsys.readouterr().out
+    source = tmp_path / "small" / "network"
+    assert f"{source} has other classes: the classifier starts anew" in capsys.readouterr().out
     other = network(tmp_path / "other")
     assert other["head.classifier.weight"].shape[0] == 3
     for name in ("stages.S0.0.weight", "stages.S3.0.attention.qkv.weight"):

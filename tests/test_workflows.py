@@ -20,6 +20,7 @@ ALLOWED = {  # workflow, job: permissions
     ("publish", "deploy"): {"pages": "write", "id-token": "write"},
     ("colab", "chapters"): {"contents": "read"},
     ("colab", "report"): {"issues": "write"},
+    ("soak", "soak"): {"contents": "read"},
 }
 
 

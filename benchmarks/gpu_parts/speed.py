@@ -41,7 +41,7 @@ SMALL = 64  # pixels, at toy size
 
 def run(job: Job) -> None:
     rate = matmul_rate(job)
-    job.note(f"Matrix products in bfloat16: {rate / 1e12:,.2f} TFLOP/s.")
+    job.note(f"Matrix products in bfloat16: {rate / 1e12:.4g} TFLOP/s.")
     job.note(
         "Ratios: medians over rounds. The share of that rate: ours. Peaks: beyond what is kept."
     )

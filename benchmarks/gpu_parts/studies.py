@@ -17,7 +17,7 @@ LEAST = 10  # seconds that are worth a start
 
 
 def run(job: Job) -> None:
-    if lacking := missing("coatnet_mini.studies.running"):
+    if lacking := missing("coatnet_mini.studies.running", "sklearn.datasets"):
         job.note(f"{lacking} is not installed, which the studies need: none was run.")
         return
     for name in NAMES[:1] if job.toy else NAMES:

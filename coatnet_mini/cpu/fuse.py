@@ -53,7 +53,7 @@ def fuse(model: nn.Module) -> nn.Module:
     Folds every BatchNorm of the stem and of the MBConv blocks; a network with other norms keeps
     those. The copy is for inference alone: it has no BatchNorms left to train.
     """
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model)
     for module in model.modules():
         if isinstance(module, MBConv) and isinstance(module.norm, nn.BatchNorm2d):
             fuse_mbconv(module)
@@ -61,7 +61,7 @@ def fuse(model: nn.Module) -> nn.Module:
             fuse_stem(module)
         elif isinstance(module, MLP):
             fuse_mlp(module)
-    return model.to(memory_format=torch.channels_last)
+    return model.eval().to(memory_format=torch.channels_last)
 
 
 def fuse_mbconv(block: MBConv) -> None:
@@ -100,4 +100,4 @@ def with_gelu(conv: nn.Conv2d, norm: nn.BatchNorm2d, bias: Tensor | None = None)
     new = ConvGELU(conv.in_channels, conv.out_channels, *geometry).to(conv.weight)
     new.weight.copy_(conv.weight * scale[:, None, None, None])
     new.bias.copy_(shift if bias is None else shift + bias * scale)
-    return new.eval()
+    return new

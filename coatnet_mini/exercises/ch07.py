@@ -7,13 +7,13 @@ from coatnet_mini.exercises import Exercise, Mistake
 
 
 def ramp(depths: tuple[int, ...], rate: float) -> Tensor:
-    """(B,): rate·b/B for block b of B, counted from 0 through all stages."""
-    B = sum(depths)
-    return rate * torch.arange(B, dtype=torch.float64) / B
+    """(L,): rate·b/L for block b of L, counted from 0 through all stages."""
+    L = sum(depths)
+    return rate * torch.arange(L, dtype=torch.float64) / L
 
 
 def gates(x: Tensor, reduce: Tensor, expand: Tensor) -> Tensor:
-    """(B, D): σ(expand·SiLU(reduce·means)); x (B, D, H, W), reduce (few, D), expand (D, few)."""
+    """(B, D): sigmoid(expand·SiLU(reduce·means)), x (B, D, H, W), matrices (few, D), (D, few)."""
     return _gates(x.mean((2, 3)), reduce, expand)
 
 
@@ -96,8 +96,8 @@ EXERCISES = [
         _ramp_cases,
         [
             Mistake(
-                "the last block must stay below the full rate: with b = 0 … B − 1, b/B never "
-                "reaches 1. You divided by B − 1.",
+                "the last block must stay below the full rate: with b = 0 … L − 1, b/L never "
+                "reaches 1. You divided by L − 1.",
                 lambda depths, rate: torch.linspace(0, rate, sum(depths), dtype=torch.float64),
             ),
             Mistake(

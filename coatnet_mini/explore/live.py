@@ -114,7 +114,7 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
     bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
     layers = reading.shared_layers()
     count = len(reading.of(bitmaps[0])["attention"][layers[0]])
-    options = [f"block {b + 1}, head {h + 1}" for b in range(len(layers)) for h in range(count)]
+    options = [f"{b + 1}·{h + 1}" for b in range(len(layers)) for h in range(count)]
     H, W = reading.grid
 
     def figure(drawing, i, head=options[0], times=1):
@@ -138,7 +138,7 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
     )
     requests = {
         "drawing": drawing,
-        "head": axis(options, label="head"),
+        "head": axis(options, label="block · head"),
         "times": axis([1, 5, 20], start=1, label="table ×"),
         "i": point(H, W, start=(H // 2, W // 3), label="position i"),
     }

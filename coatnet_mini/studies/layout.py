@@ -7,12 +7,21 @@ without augmentation and regularisation.
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+import PIL.Image
+import torch
+
+from coatnet_mini.checkpoint import load
+from coatnet_mini.images import fit, normalize
+from coatnet_mini.shapes import RELATIONS, shapes
 from coatnet_mini.studies.plans import Plan, Planned, key_of
 from coatnet_mini.train.recipe import Recipe
+from coatnet_mini.train.sources import SHAPES_TEST
 
 QUESTION = (
     "Which order of convolution (C) and attention (T) generalises from few images, which has the "
@@ -97,7 +106,21 @@ def cell_of(task: str, layout: str, images: int, start: str, seed: int) -> dict:
 def planned(scale: str, layout: str, images: int, seed: int) -> Planned:
     recipe = replace(RECIPES[scale], **network(scale, layout), train_images=images, seed=seed)
     cell = cell_of("shapes", layout, images, "new", seed)
-    return Planned(cell, recipe, keep=images == max(IMAGES[scale]))
+    most = images == max(IMAGES[scale])
+    size = RECIPES[scale].image_size
+    return Planned(cell, recipe, keep=most, measure=partial(halves, size) if most else None)
+
+
+def halves(size: int, network: Path) -> dict[str, float]:
+    """The shares of the held-out images whose texture and whose relation are read right."""
+    model, (images, labels) = load(network).eval(), shapes(SHAPES_TEST, "test")
+    fitted = [fit(PIL.Image.fromarray(image.transpose(1, 2, 0)), size, 3) for image in images]
+    batches = normalize(torch.from_numpy(np.stack(fitted))).split(250)
+    with torch.inference_mode():
+        found = torch.cat([model(batch).argmax(1) for batch in batches]).numpy()
+    right = {"texture": found // len(RELATIONS) == labels // len(RELATIONS)}
+    right["relation"] = found % len(RELATIONS) == labels % len(RELATIONS)
+    return {name: float(those.mean()) for name, those in right.items()}
 
 
 def transfer(scale: str, rows: list[dict]) -> tuple[Planned, ...]:

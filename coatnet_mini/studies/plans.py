@@ -33,12 +33,14 @@ class Planned:
         start: called with the study's folder and the run's own, gives the folder of the weights
             from which the run starts; without it they are drawn anew.
         keep: store the trained network for another run's `start`.
+        measure: called with the folder of the trained network, gives more numbers to be kept.
     """
 
     cell: dict
     recipe: Recipe
     start: Callable[[Path, Path], Path] | None = None
     keep: bool = False
+    measure: Callable[[Path], dict[str, float]] | None = None
 
     @property
     def key(self) -> str:

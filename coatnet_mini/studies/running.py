@@ -90,6 +90,9 @@ class Workplace:
         with (folder / "log.txt").open("a", encoding="utf-8") as log, quiet(log):
             results = Run(recipe, folder).train()
         row = row_of(run, results, folder / METRICS, resumed)
+        if run.measure:
+            more = run.measure(folder / "network")
+            row |= {name: round(value, DIGITS) for name, value in more.items()}
         if run.keep:
             shutil.copytree(
                 folder / "network", self.folder / "networks" / run.key, dirs_exist_ok=True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from coatnet_mini.checkpoint import digest, first_line, flush
 
@@ -75,3 +76,21 @@ def read_state(path: Path) -> dict:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(first_line(error)) from error
+
+
+def check_like(found, wanted, name: str) -> None:
+    """Raise a TypeError where a state is not built like another: keys, shapes and types."""
+    if isinstance(wanted, dict) and isinstance(found, dict):
+        if odd := sorted(map(str, found.keys() ^ wanted.keys())):
+            verb = "has no" if odd[0] in map(str, wanted) else "has an unknown"
+            raise TypeError(f"{name} {verb} {odd[0]}")
+        for key in wanted:
+            check_like(found[key], wanted[key], f"{name} {key}")
+    elif kind_of(found) != kind_of(wanted):
+        raise TypeError(f"{name} is {kind_of(found)} there and {kind_of(wanted)} here")
+
+
+def kind_of(value) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__

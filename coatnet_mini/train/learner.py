@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from coatnet_mini import checkpoint
 from coatnet_mini.models import create_model
 from coatnet_mini.train.augment import Augment, mixup, one_hot
+from coatnet_mini.train.checkpoint import check_like
 from coatnet_mini.train.optimization import make_ema, make_optimizer, make_schedule
 from coatnet_mini.train.recipe import Recipe, drop_path_of
 
@@ -99,17 +100,27 @@ class Learner:
         return F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
 
     def state_dict(self) -> dict:
+        """Weights, their average, and AdamW's moments; its rates follow from recipe and step."""
         ema = self.ema.state_dict() if self.ema else None
-        optimizer = self.optimizer.state_dict()
+        optimizer = self.optimizer.state_dict()["state"]
         return {"model": self.net.state_dict(), "ema": ema, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict, step: int) -> None:
-        """Take up what `state_dict` gave at a step."""
+        """Take up what `state_dict` gave at a step; a TypeError says what is not built like it."""
+        mine = {**self.state_dict(), "optimizer": self.moments()}
+        check_like({name: state[name] for name in mine}, mine, "its")
         self.net.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.schedule = make_schedule(self.adamw, self.recipe, self.steps, step)
+
+    def moments(self) -> dict:
+        """What AdamW keeps of each parameter from its first step on."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        each = {"step": torch.zeros(())}
+        return {n: {**each, "exp_avg": p, "exp_avg_sq": p} for n, p in enumerate(parameters)}
 
     def trained(self) -> nn.Module:
         """The network to be kept: the running average, if there is one."""

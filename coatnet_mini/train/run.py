@@ -20,7 +20,7 @@ from tqdm import tqdm
 from coatnet_mini import checkpoint
 from coatnet_mini.cpu.lean import lean
 from coatnet_mini.models import list_models
-from coatnet_mini.train.checkpoint import last_run, runs, save_run
+from coatnet_mini.train.checkpoint import check_like, last_run, runs, save_run
 from coatnet_mini.train.evaluation import evaluate
 from coatnet_mini.train.identity import changes, identity
 from coatnet_mini.train.learner import Learner
@@ -247,18 +247,25 @@ class Run:
         self.say(f"resumed at step {self.step} of {self.steps}, from {path}")
 
     def take_up(self, state: dict) -> None:
-        if changed := differences(state["recipe"], self.recipe):
+        if changed := differences({**state["recipe"]}, self.recipe):
             raise ValueError(f"cannot resume {self.folder}: {'; '.join(changed)}")
-        self.compare_data(state["data"])
+        self.compare_data({**state["data"]})
         parts, here = state["processes"], self.share.processes
         if len(parts) != here and self.train_data.split.streamed:
             raise ValueError(
-                f"the stream was dealt out among {len(parts)} processes and cannot be among {here}"
+                f"cannot resume {self.folder}: the stream was dealt out among {len(parts)} "
+                f"processes and cannot be among {here}"
             )
-        mine = parts[self.share.rank % len(parts)]
-        self.step, self.logged = state["step"], state["logged"]
+        counts = {"step": state["step"], "logged": state["logged"]}
+        mine = {**parts[self.share.rank % len(parts)], **counts}
+        position = self.train_data.position and astuple(self.train_data.position)
+        wanted = {"step": 0, "logged": 0, "losses": 0.0, "position": position}
+        check_like(mine, wanted, "its")
+        if not 0 <= mine["logged"] <= mine["step"] <= self.steps:
+            raise LookupError(f"it is of step {mine['step']}, and the last one is {self.steps}")
+        self.step, self.logged = mine["step"], mine["logged"]
         self.losses.fill_(mine["losses"])
-        if mine["position"]:
+        if position:
             self.train_data.position = Position(*mine["position"])
         self.learner.load_state_dict(state, self.step)
 

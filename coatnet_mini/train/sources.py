@@ -5,6 +5,8 @@ are read by `datasets`; what is drawn here does without it.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import PIL.Image
 from tqdm import tqdm
 
+from coatnet_mini.checkpoint import first_line
 from coatnet_mini.images import raw_digits
 from coatnet_mini.shapes import CLASSES, shapes
 
@@ -25,6 +28,7 @@ LABEL_NAMES = ("label", "labels", "fine_label")
 SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
 SPLITS = ("train", "test")  # of digits and shapes
 LARGEST_METADATA = 10**9  # bytes
+PATIENCE = 5  # seconds for the hub to answer at all
 NUMBERS = (
     *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)),
     "float32",
@@ -196,14 +200,35 @@ def fetch(recipe) -> dict:
     name = str(path.resolve()) if path.is_dir() else recipe.data
     if path.is_dir():
         check_files(path)
-    else:
-        tqdm.write(f"looking for {recipe.data!r} on the Hugging Face hub ...")
     try:
-        return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
+        with nullcontext() if path.is_dir() else hub_or_cache(name):
+            return datasets.load_dataset(name, recipe.data_config, streaming=recipe.streaming)
     except Exception as error:  # of a dozen classes: of the hub, the network, the file formats
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = "cannot be read" if path.is_dir() else "is no folder here, nor on the hub"
         raise ValueError(f"data {recipe.data!r} {what}: {reason}") from error
+
+
+@contextmanager
+def hub_or_cache(name: str) -> Iterator[None]:
+    """Leave the hub out of it if it cannot be reached: `datasets` would try for half a minute."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.utils import HfHubHTTPError
+
+    tqdm.write(f"looking for {name!r} on the Hugging Face hub ...")
+    before = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        huggingface_hub.HfApi().dataset_info(name, timeout=PATIENCE)
+    except (HfHubHTTPError, ValueError):
+        pass  # it has answered, or no hub could have such a name: `datasets` says so
+    except Exception as error:  # of a dozen classes: of the network, and of what is between
+        tqdm.write(f"the hub cannot be reached ({first_line(error)}); is it in the cache? ...")
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
 def check_files(folder: Path) -> None:

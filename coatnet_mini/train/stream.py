@@ -29,6 +29,11 @@ class Position:
     start: dict | None = None
     used: int = 0
 
+    def __post_init__(self):
+        counts = (self.epoch, self.block, self.used)
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise TypeError(f"a stream's position is {counts}; it is of whole numbers")
+
 
 class Stream:
     """The images of a streamed split that fall to one process.

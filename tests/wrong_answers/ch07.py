@@ -52,7 +52,7 @@ def readers(length, K, stride, skip):
 
 WRONG = {
     "7.1": [
-        (lambda depths, rate: rates(depths, rate, last=-1), "divided by B − 1"),
+        (lambda depths, rate: rates(depths, rate, last=-1), "divided by L − 1"),
         (lambda depths, rate: rates(depths, rate, first=1), "counted from 0"),
         (by_stage, "starts again in every stage"),
         (lambda depths, rate: rates(depths[:1], rate), "expected shape (4,), got (1,)"),
