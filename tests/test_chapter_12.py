@@ -60,3 +60,8 @@ def test_the_loop_takes_cifars_photographs(monkeypatch):
     assert [step for step, *_ in watched] == list(range(1, 13))
     assert np.isfinite(watched).all() and not average.training
     assert (average.head.classifier.weight - before).abs().max() > 1e-3
+
+
+def test_colab_is_asked_for_a_gpu():
+    chapter = nbformat.read(ROOT / "chapters" / "12_training.ipynb", as_version=4)
+    assert chapter.metadata["accelerator"] == "GPU"
