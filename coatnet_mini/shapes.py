@@ -22,6 +22,7 @@ TEXTURES = {
 RELATIONS = {"above": (-1, 0), "below": (1, 0), "left": (0, -1), "right": (0, 1)}
 CLASSES = [f"{texture} {relation}" for texture, relation in product(TEXTURES, RELATIONS)]
 SPLITS = ("train", "test")
+SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, where nothing else is said
 HELD_OUT = 5  # one pair of positions in this many belongs to the test set
 
 

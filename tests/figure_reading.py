@@ -251,8 +251,8 @@ def has_effect(figure, k: int) -> bool:
     """Whether axis k is seen to do something, at its start and at both ends: a step there changes
     some panel by a fiftieth of its scale, or the scale itself by as much. A point that marks a
     place on curves is seen to move along them."""
-    name = figure.axes[k].name
-    if any(v.kind == "line" and v.mark and v.mark[0] == name for v in figure.views.values()):
+    axis, views = figure.axes[k], figure.views.values()
+    if axis.grid and any(v.kind == "line" and v.mark and v.mark[0] == axis.name for v in views):
         return True
     last, start = len(figure.axes[k].values) - 1, figure.axes[k].start
     steps = {(0, min(1, last)), (max(last - 1, 0), last), (start, min(start + 1, last))}

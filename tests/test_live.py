@@ -76,12 +76,15 @@ CALL = """(drawing, options) => {
 }"""
 
 
-def compare(page, reading):
+def prepare(page, channels):
     folder = find("digits")
     config = json.loads((folder / "config.json").read_text())
-    reading.choose_channels([as_bitmap(p) for p in one_of_each()])
-    channels = {f"channels{k}": c.astype("f4") for k, c in enumerate(reading.channels.values())}
     run(page, PREPARE, config, (folder / "model.safetensors").read_bytes(), channels)
+
+
+def compare(page, reading):
+    reading.choose_channels([as_bitmap(p) for p in one_of_each()])
+    prepare(page, {f"channels{k}": c.astype("f4") for k, c in enumerate(reading.channels.values())})
     layers, blocks = reading.layers()
     rng = np.random.default_rng(0)
     samples = [bitmap for _, bitmap in drawings()]
@@ -116,11 +119,15 @@ def test_the_twin_is_the_network(browser, reading):
     ],
 )
 def test_a_slip_is_noticed(browser, reading, right, wrong):
+    assert_noticed(compare, browser, reading, right, wrong)
+
+
+def assert_noticed(comparison, browser, reading, right, wrong):
     text = module("twins")
     assert text.count(right) == 1, f"twins.js no longer reads {right}: update this test"
     page = page_with(browser, "operators", "twins", twins=text.replace(right, wrong))
     with pytest.raises(AssertionError):
-        compare(page, reading)
+        comparison(page, reading)
     page.close()
 
 
@@ -134,9 +141,7 @@ HEADS = """(drawing, options) => {
 
 
 def compare_heads(page, reading):
-    folder = find("digits")
-    config = json.loads((folder / "config.json").read_text())
-    run(page, PREPARE, config, (folder / "model.safetensors").read_bytes(), {})
+    prepare(page, {})
     rng = np.random.default_rng(0)
     samples = [bitmap for _, bitmap in drawings()]
     for _ in range(STATES):
@@ -168,12 +173,7 @@ def test_the_heads_are_the_networks(browser, reading):
     ],
 )
 def test_a_slip_of_the_heads_is_noticed(browser, reading, right, wrong):
-    text = module("twins")
-    assert text.count(right) == 1, f"twins.js no longer reads {right}: update this test"
-    page = page_with(browser, "operators", "twins", twins=text.replace(right, wrong))
-    with pytest.raises(AssertionError):
-        compare_heads(page, reading)
-    page.close()
+    assert_noticed(compare_heads, browser, reading, right, wrong)
 
 
 def test_content_times_the_table_is_what_the_network_computes(reading):

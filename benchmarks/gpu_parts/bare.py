@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coatnet_mini.shapes import CLASSES, shapes
+from coatnet_mini.shapes import CLASSES, SHAPES_TEST, SHAPES_TRAIN, shapes
 from coatnet_mini.train.checkpoint import last_run, save_run
 from coatnet_mini.train.learner import Learner
 from coatnet_mini.train.log import Metrics
 from coatnet_mini.train.recipe import Recipe
-
-SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, as in the training command
 
 
 class OneProcess:

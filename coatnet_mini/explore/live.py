@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coatnet_mini.explore.axes import axis, point
-from coatnet_mini.explore.twin import Computed, Network, computed, paint
+from coatnet_mini.explore.axes import AxisRequest, axis, point
+from coatnet_mini.explore.twin import Computed, Edit, Network, computed, paint
 from coatnet_mini.explore.views import bars, heat, image, scalar
 
 SIDE, BLOCK = 32, 4  # pixels of the drawing, and of a block whose ink is counted
@@ -52,23 +52,13 @@ def live_network(network, digits, small: bool = False, name: str = "digits") -> 
             every layer's attention and the depthwise responses.
         name: of the network among the stored ones that come with the package.
     """
-    folder = Path(str(files("coatnet_mini") / "checkpoints" / name))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    stored = Network(name, config, (folder / "model.safetensors").read_bytes())
-    reading = Reading(network, config["image_size"][0])
+    stored = stored_network(name)
+    training = json.loads((folder_of(name) / "training.json").read_text(encoding="utf-8"))
+    reading = Reading(network, stored.config["image_size"][0])
     layers, blocks = reading.layers()
-    H, W = reading.grid
     bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
     reading.choose_channels(bitmaps)
-    drawing = paint(
-        bitmaps[3],
-        "your drawing",
-        pen=PEN,
-        pens=("rub out", "ink"),
-        choices={str(k): bitmap for k, bitmap in enumerate(bitmaps)},
-    )
-    requests = {"drawing": drawing, "i": point(H, W, start=(H // 2, W // 3), label="position i")}
+    requests = {"drawing": drawing_of(bitmaps, 3, NAMES["drawing"]), "i": position_on(reading.grid)}
     constants = {f"channels{k}": c for k, c in enumerate(reading.channels.values())}
     fixed = {"layer": layers.index("S2b.1") if "S2b.1" in layers else 0, "head": 0, "block": 0}
     if small:
@@ -107,15 +97,12 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
     The heads are those of the attention layers on the first one's grid. Arguments as in
     `live_network`.
     """
-    folder = Path(str(files("coatnet_mini") / "checkpoints" / name))
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    stored = Network(name, config, (folder / "model.safetensors").read_bytes())
-    reading = Reading(network, config["image_size"][0])
+    stored = stored_network(name)
+    reading = Reading(network, stored.config["image_size"][0])
     bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
     layers = reading.shared_layers()
     count = len(reading.of(bitmaps[0])["attention"][layers[0]])
     options = [f"{b + 1}·{h + 1}" for b in range(len(layers)) for h in range(count)]
-    H, W = reading.grid
 
     def figure(drawing, i, head=options[0], times=1):
         at = options.index(head)
@@ -129,21 +116,36 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
         "nearBefore": "near i, content alone, %",
         "nearAfter": "near i, with the table, %",
     }
-    drawing = paint(
-        bitmaps[0],
-        "your digit",
-        pen=PEN,
-        pens=("rub out", "ink"),
-        choices={str(k): bitmap for k, bitmap in enumerate(bitmaps)},
-    )
     requests = {
-        "drawing": drawing,
+        "drawing": drawing_of(bitmaps, 0, titles["drawing"]),
         "head": axis(options, label="block · head"),
         "times": axis([1, 5, 20], start=1, label="table ×"),
-        "i": point(H, W, start=(H // 2, W // 3), label="position i"),
+        "i": position_on(reading.grid),
     }
     title = "One head, before and after its table"
     return computed(figure, title, "", "heads", {}, titles, requests, stored)
+
+
+def folder_of(name: str) -> Path:
+    """That of a stored network which comes with the package."""
+    return Path(str(files("coatnet_mini") / "checkpoints" / name))
+
+
+def stored_network(name: str) -> Network:
+    folder = folder_of(name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Network(name, config, (folder / "model.safetensors").read_bytes())
+
+
+def drawing_of(bitmaps: list[np.ndarray], start: int, label: str) -> Edit:
+    """A digit to draw on, with a button for each of `bitmaps`, of which one is there at first."""
+    choices = {str(k): bitmap for k, bitmap in enumerate(bitmaps)}
+    return paint(bitmaps[start], label, pen=PEN, pens=("rub out", "ink"), choices=choices)
+
+
+def position_on(grid: tuple[int, int]) -> AxisRequest:
+    H, W = grid
+    return point(H, W, start=(H // 2, W // 3), label="position i")
 
 
 def sentence(training: dict) -> str:
@@ -303,8 +305,7 @@ def as_bitmap(picture: np.ndarray) -> np.ndarray:
 
 def network_script(name: str = "digits") -> str:
     """The file `name`.js that a page loads: the stored network's configuration and its weights."""
-    folder = files("coatnet_mini") / "checkpoints" / name
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    weights = base64.b64encode((folder / "model.safetensors").read_bytes()).decode()
-    stored = json.dumps({"config": config, "safetensors": weights}, separators=(",", ":"))
-    return f"(globalThis.coatnetNetworks ??= {{}}).{name} = {stored};\n"
+    network = stored_network(name)
+    weights = base64.b64encode(network.weights).decode()
+    text = json.dumps({"config": network.config, "safetensors": weights}, separators=(",", ":"))
+    return f"(globalThis.coatnetNetworks ??= {{}}).{name} = {text};\n"

@@ -10,10 +10,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from coatnet_mini.studies.plans import SCALES
 from coatnet_mini.studies.results import study, table
+from coatnet_mini.train.__main__ import fail
 
 STUDIES = ("bias", "layout", "recipe")
-SCALES = ("small", "gpu")
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -72,11 +73,6 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(f"{error.name} is not installed; pip install 'coatnet-mini[train]'")
     except (ValueError, OSError) as error:
         return fail(" ".join(str(error).split()))
-
-
-def fail(text: str) -> int:
-    print(f"error: {text}", file=sys.stderr)
-    return 1
 
 
 def run(chosen: argparse.Namespace) -> int:

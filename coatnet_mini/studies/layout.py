@@ -18,10 +18,9 @@ import torch
 
 from coatnet_mini.checkpoint import load
 from coatnet_mini.images import fit, normalize
-from coatnet_mini.shapes import RELATIONS, shapes
+from coatnet_mini.shapes import RELATIONS, SHAPES_TEST, shapes
 from coatnet_mini.studies.plans import Plan, Planned, key_of
 from coatnet_mini.train.recipe import Recipe
-from coatnet_mini.train.sources import SHAPES_TEST
 
 QUESTION = (
     "Which order of convolution (C) and attention (T) generalises from few images, which has the "

@@ -19,7 +19,7 @@ class Augment(nn.Module):
 
     def __init__(self, recipe: Recipe):
         super().__init__()
-        self.changes = random_changes(recipe) if changes_anything(recipe) else None
+        self.changes = random_changes(recipe)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -27,34 +27,51 @@ class Augment(nn.Module):
         return images if self.changes is None else self.changes(images).clamp_(0, 1)
 
 
-def changes_anything(recipe: Recipe) -> bool:
-    """Whether the recipe asks for any random change; without one, kornia is not needed."""
-    moves = recipe.rotate or recipe.translate or recipe.zoom
-    return bool(recipe.crop_scale < 1 or recipe.flip or moves or recipe.rand_augment_layers)
+def random_changes(recipe: Recipe) -> nn.Module | None:
+    """The changes, in kornia's terms, (B, C, H, W) in 0..1 → (B, C, S, S); None if there are none.
+
+    kornia is imported only where there is one.
+    """
+    asked = {
+        crop: recipe.crop_scale < 1,
+        flip: recipe.flip,
+        move: recipe.rotate or recipe.translate or recipe.zoom,
+        rand_augment: recipe.rand_augment_layers,
+    }
+    steps = [make(recipe) for make, wanted in asked.items() if wanted]
+    if not steps:
+        return None
+    from kornia.augmentation import AugmentationSequential
+
+    return AugmentationSequential(*steps, data_keys=["input"])
 
 
-def random_changes(recipe: Recipe) -> nn.Module:
-    """The changes, in kornia's terms: (B, C, H, W) in 0..1 → (B, C, S, S)."""
-    import kornia.augmentation as K
+def crop(recipe: Recipe) -> nn.Module:
+    from kornia.augmentation import RandomResizedCrop
+
+    return RandomResizedCrop((recipe.image_size, recipe.image_size), (recipe.crop_scale, 1.0))
+
+
+def flip(recipe: Recipe) -> nn.Module:
+    from kornia.augmentation import RandomHorizontalFlip
+
+    return RandomHorizontalFlip()
+
+
+def move(recipe: Recipe) -> nn.Module:
+    from kornia.augmentation import RandomAffine
+
+    shift = (recipe.translate, recipe.translate)
+    return RandomAffine(recipe.rotate, shift, (1 - recipe.zoom, 1 + recipe.zoom), p=1.0)
+
+
+def rand_augment(recipe: Recipe) -> nn.Module:
     from kornia.augmentation.auto import RandAugment
     from kornia.augmentation.auto.rand_augment.rand_augment import default_policy
 
-    steps: list[nn.Module] = []
-    size = recipe.image_size
-    if recipe.crop_scale < 1:
-        steps.append(K.RandomResizedCrop((size, size), (recipe.crop_scale, 1.0)))
-    if recipe.flip:
-        steps.append(K.RandomHorizontalFlip())
-    if recipe.rotate or recipe.translate or recipe.zoom:
-        shift = (recipe.translate, recipe.translate)
-        scale = (1 - recipe.zoom, 1 + recipe.zoom)
-        steps.append(K.RandomAffine(recipe.rotate, shift, scale, p=1.0))
-    if recipe.rand_augment_layers:
-        colours = recipe.channels == 3
-        policy = [op for op in default_policy if colours or op[0][0] not in COLOUR_ONLY]
-        layers, magnitude = recipe.rand_augment_layers, recipe.rand_augment_magnitude
-        steps.append(RandAugment(layers, magnitude, policy))
-    return K.AugmentationSequential(*steps, data_keys=["input"])
+    colours = recipe.channels == 3
+    policy = [op for op in default_policy if colours or op[0][0] not in COLOUR_ONLY]
+    return RandAugment(recipe.rand_augment_layers, recipe.rand_augment_magnitude, policy)
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

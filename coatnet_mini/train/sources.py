@@ -18,14 +18,13 @@ from tqdm import tqdm
 
 from coatnet_mini.checkpoint import first_line
 from coatnet_mini.images import raw_digits
-from coatnet_mini.shapes import CLASSES, shapes
+from coatnet_mini.shapes import CLASSES, SHAPES_TEST, SHAPES_TRAIN, shapes
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 HELD_OUT_NAMES = ("validation", "test", "valid")  # the second split, in order of preference
 LABEL_NAMES = ("label", "labels", "fine_label")
-SHAPES_TRAIN, SHAPES_TEST = 10_000, 2_000  # images, unless --train-images says otherwise
 SPLITS = ("train", "test")  # of digits and shapes
 LARGEST_METADATA = 10**9  # bytes
 PATIENCE = 5  # seconds for the hub to answer at all
