@@ -44,7 +44,10 @@ CHECKS = {  # name: the check, and why it matters
         of_blocks.norms,
         "Appendix A.1: x ← x + Module(Norm(x)) in every branch, and a trunk without norms.",
     ),
-    "residuals": (of_network.residuals, "Without a shortcut a block must relearn what it was given."),
+    "residuals": (
+        of_network.residuals,
+        "A block without a shortcut must relearn what came in.",
+    ),
     "order": (
         of_blocks.order,
         "Equation (4) is Pool(Norm(x)): a maximum over raw channels is another one.",

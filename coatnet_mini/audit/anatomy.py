@@ -119,7 +119,7 @@ class Anatomy:
             if e.name == FUSED:
                 q, v = e.args[0], e.given(2, "value")
                 N, d = q.shape[-2:]
-                if N == e.given(1, "key").shape[-2]:
+                if e.given(1, "key").shape[-2] == N:
                     heads = q.numel() // (self.batch * N * d)
                     yield Attention(e, None, e, N, heads, v.shape[-1])
             elif e.name == "softmax" and e.out.ndim >= 3 and e.out.requires_grad:
@@ -245,4 +245,3 @@ def replay(anatomy: Anatomy, events: list[Event]) -> bool:
     one = anatomy.output(anatomy.images, after=zero)
     other = anatomy.output(anatomy.images.flip(1).roll(5, -1) * 2, after=zero)
     return bool((one - other).abs().max() > 1e-6 * one.abs().max())
-

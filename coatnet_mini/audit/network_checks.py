@@ -22,7 +22,9 @@ def size(s: Subject):
         return UNKNOWN, "nothing is printed for a network of these sizes"
     count = sum(p.numel() for p in s.at_paper_size().parameters() if p.requires_grad) / 1e6
     off = count / s.published - 1
-    return verdict(abs(off) <= NEAR, f"{count:.2f}M parameters, printed {s.published}M ({off:+.0%})")
+    return verdict(
+        abs(off) <= NEAR, f"{count:.2f}M parameters, printed {s.published}M ({off:+.0%})"
+    )
 
 
 def blocks(s: Subject):
@@ -83,10 +85,7 @@ def squeeze(s: Subject):
     gates = [e for e in s.anatomy.tape.events if e.name in GATES and e.out.requires_grad]
     places = [m.depthwise.place for m in found] + [len(s.anatomy.tape.events)]
     gated = sum(
-        any(
-            low < e.place < high and e.out[0].numel() == m.depthwise.widths[1]
-            for e in gates
-        )
+        any(low < e.place < high and e.out[0].numel() == m.depthwise.widths[1] for e in gates)
         for m, low, high in zip(found, places, places[1:], strict=False)
     )
     return verdict(gated == len(found), f"a gate of its channels in {gated} of {len(found)} MBConv")
@@ -114,8 +113,9 @@ def activation(s: Subject):
     if not inside:
         return UNKNOWN, "no hidden layer"
     other = [name for events, name in inside if not any(e.name == "gelu" for e in events)]
-    words = "GELU in every hidden layer" if not other else f"no GELU in {len(other)} of {len(inside)}"
-    return verdict(not other, words)
+    if other:
+        return FAILED, f"no GELU in {len(other)} of {len(inside)} hidden layers"
+    return PASSED, "GELU in every hidden layer"
 
 
 def head(s: Subject):
@@ -131,7 +131,8 @@ def head(s: Subject):
 def shapes(s: Subject):
     """One that was built for the size, one that was not: the batch is kept, or it refuses."""
     H, W = s.size
-    found = [f"refuses {H}×{W}" if s.refused else f"{H}×{W} kept"]
+    found = [] if s.refused is None else [f"not made for {s.refused}"]
+    found.append(f"{H}×{W} kept")
     wanted = (2, s.anatomy.out.shape[1])
     if s.anatomy.out.shape[0] != 2:
         return FAILED, f"{H}×{W}: 2 images in, {s.anatomy.out.shape[0]} answers out"

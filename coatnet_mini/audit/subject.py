@@ -51,8 +51,8 @@ class Subject:
             try:
                 self.model = self.make(self.size)
                 self.look()
-            except REFUSALS as error:  # a network for squares only
-                self.refused = " ".join(str(error).split()) or type(error).__name__
+            except REFUSALS:  # a network for squares only
+                self.refused = "×".join(map(str, self.size))
                 self.size = (2 * step, 2 * step) if size is None else (max(self.size),) * 2
                 self.model = self.make(self.size)
 

@@ -111,7 +111,7 @@ class Tape(TorchFunctionMode):
         return out
 
     def maker(self, tensor: Tensor, before: int | None = None) -> Event | None:
-        """The last event (before a place) that gave a tensor; in-place operations give one again."""
+        """The last event, before a place, that gave a tensor; in-place ones give it again."""
         places = self.made_by.get(id(tensor), [])
         found = [p for p in places if before is None or p < before]
         return self.events[found[-1]] if found else None

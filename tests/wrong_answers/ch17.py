@@ -16,9 +16,7 @@ def weights(dim, width, depth, inner, columns=None, projections=3, out=True):
 
 def rows(H, W, length=4, wide=None):
     wide = wide or W
-    found = [
-        [n * length // wide, (n * length + length - 1) // wide] for n in range(H * W // 4)
-    ]
+    found = [[n * length // wide, (n * length + length - 1) // wide] for n in range(H * W // 4)]
     return torch.tensor(found)
 
 
