@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini.audit import attention_checks, defects, network_checks
 from coatnet_mini.studies import results
 from coatnet_mini.train import optimization
 from conftest import difference
@@ -226,6 +227,18 @@ OTHER_WAY_ROUND = Mistake(
     lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
 )
 
+# chapter 17
+EVEN_TABLES = Mistake(
+    attention,
+    "bias_matrix",
+    lambda right, table, *grid: right((table + table.flip(-2, -1)) / 2, *grid),
+)
+NOTHING_IS_LOST = Mistake(network_checks, "replay", lambda right, *_: True)
+LINE_POOL_OF_GRIDS = Mistake(
+    defects, "LinePool.forward", lambda right, layer, x: F.max_pool2d(x, 2)
+)
+NO_GRID = Mistake(attention_checks, "positions_of", lambda right, *_: None)
+
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
 CLAIMS = {
@@ -337,6 +350,13 @@ CLAIMS = {
         "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
         "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
+    },
+    # chapter 17
+    17: {
+        "every offset has a bias of its own": (EVEN_TABLES, "equal report"),
+        "no residuals are seen by what still arrives": (NOTHING_IS_LOST, "verdict"),
+        "the page's line is the package's": (LINE_POOL_OF_GRIDS, "verdict"),
+        "what the places are is looked at": (NO_GRID, "report verdict"),
     },
 }
 LINES = [
