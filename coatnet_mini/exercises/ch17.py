@@ -64,9 +64,9 @@ def rows_read(H: int, W: int) -> Tensor:
     return _rows(H, W, 4)
 
 
-def _rows(H: int, W: int, length: int) -> Tensor:
+def _rows(H: int, W: int, length: int, wide: int = 0) -> Tensor:
     first = torch.arange(H * W // 4) * length
-    return torch.stack([first, first + length - 1], 1) // W
+    return torch.stack([first, first + length - 1], 1) // (wide or W)
 
 
 def scale_of(A: Tensor, S: Tensor, B: Tensor) -> Tensor:
@@ -80,9 +80,13 @@ def _slope(y: Tensor, x: Tensor, centred: bool = True) -> Tensor:
     return (y * x).sum() / x.square().sum()
 
 
-def mistakes() -> set[str]:
-    """Which of `SUSPICIONS` are true of `suspect`."""
-    return {"layers share a table", "offsets share biases", "scores are not scaled"}
+def guilty(suspicion: str) -> bool:
+    """Whether one of `SUSPICIONS` is true of `suspect`."""
+    return _is_one_of(suspicion, "layers share a table", "offsets share biases", "not scaled")
+
+
+def _is_one_of(suspicion: str, *true: str) -> bool:
+    return suspicion.endswith(true)
 
 
 def _missing_cases(rng: torch.Generator) -> list[dict]:
@@ -140,7 +144,7 @@ EXERCISES = [
             ),
             Mistake(
                 "the tokens are numbered on the grid that is read, W wide, not on the result's.",
-                lambda H, W: _rows(H, W // 2, 4),
+                lambda H, W: _rows(H, W, 4, W // 2),
             ),
             Mistake(
                 "these are the rows that it should have read.",
@@ -172,22 +176,22 @@ EXERCISES = [
     ),
     Exercise(
         "17.4",
-        mistakes,
-        lambda rng: [{}],
+        guilty,
+        lambda rng: [{"suspicion": words} for words in SUSPICIONS],
         [
             Mistake(
                 "two of three, and the audit finds them. The third it has no check for: exercise "
                 "17.3 is one.",
-                lambda: {"layers share a table", "offsets share biases"},
+                lambda suspicion: _is_one_of(suspicion, "share a table", "share biases"),
             ),
             Mistake(
                 "one is missing that square pictures do not show: give the audit the function, "
                 "not the network.",
-                lambda: {"layers share a table", "scores are not scaled"},
+                lambda suspicion: _is_one_of(suspicion, "share a table", "not scaled"),
             ),
             Mistake(
                 "one is missing: look at pictures that are not square, and at the scores.",
-                lambda: {"layers share a table"},
+                lambda suspicion: _is_one_of(suspicion, "share a table"),
             ),
         ],
         tolerance=0.0,

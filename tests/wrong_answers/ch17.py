@@ -51,9 +51,12 @@ WRONG = {
         (lambda A, S, B: 1 / fit(A.log() - B, S), "1/c"),
     ],
     "17.4": [
-        (lambda: {"layers share a table", "offsets share biases"}, "17.3 is one"),
-        (lambda: {"scores are not scaled", "layers share a table"}, "give the audit the function"),
-        (lambda: {"layers share a table"}, "not square"),
-        (lambda: {"no bias"}, "expected"),
+        (lambda suspicion: "share" in suspicion, "17.3 is one"),
+        (
+            lambda suspicion: suspicion in ("layers share a table", "scores are not scaled"),
+            "give the audit the function",
+        ),
+        (lambda suspicion: suspicion == "layers share a table", "not square"),
+        (lambda suspicion: suspicion == "no bias", "expected"),
     ],
 }
