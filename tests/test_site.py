@@ -384,17 +384,23 @@ def test_no_line_of_code_is_cut_on_a_desktop(page):
     assert not cut
 
 
+def show_in(page, scheme: str):
+    """Put the page into "light" or "dark", and wait until all colours have arrived."""
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
+    page.wait_for_function("document.getAnimations().length === 0")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @each_page
 def test_axe_finds_no_serious_violation(page, scheme):
     """Every rule in the light; in the dark those of colour, all else being the same."""
-    page.emulate_media(color_scheme=scheme)
-    page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
-    page.wait_for_function("document.getAnimations().length === 0")  # colours have arrived
+    show_in(page, scheme)
     options = {"preload": False, "resultTypes": ["violations"]}  # others: one node each
     if scheme == "dark":
         options["runOnly"] = ["color-contrast", "link-in-text-block"]
     found = Axe().run(page, context="article", options=options)
+    show_in(page, "light")
     assert found.response["passes"], "no rule was applied"
     grave = [
         f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:160]}"
