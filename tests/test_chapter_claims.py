@@ -18,7 +18,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini import (
+    attention,
+    blocks,
+    ceit,
+    cheaper,
+    coatnet,
+    convolution,
+    shapes,
+    weighted_sum,
+)
 from coatnet_mini.audit import attention_checks, defects, network_checks
 from coatnet_mini.studies import results
 from coatnet_mini.train import optimization
@@ -226,6 +235,25 @@ OTHER_WAY_ROUND = Mistake(
     "Study.difference",
     lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
 )
+# chapter 16
+
+
+def patches_into_the_class_token(right, block, x, grid):
+    y = right(block, x, grid)
+    return torch.cat([y[:, :1] + y[:, 1:].mean(1, keepdim=True), y[:, 1:]], 1)
+
+
+CLASS_TOKEN_ON_THE_GRID = Mistake(ceit, "LeFFBlock.feed_forward", patches_into_the_class_token)
+FIRST_LAYER_ASKS = Mistake(
+    ceit, "LastQueryAttention.heads_of", lambda right, layer, x: right(layer, x.flip(1))
+)
+HALF_THE_CHANNELS = Mistake(
+    ceit,
+    "ImageToTokens.__init__",
+    lambda right, layer, dim, width, patch=4, channels=64, *rest: right(
+        layer, dim, width, patch, channels // 2, *rest
+    ),
+)
 
 # chapter 17
 EVEN_TABLES = Mistake(
@@ -357,6 +385,21 @@ CLAIMS = {
         "no residuals are seen by what still arrives": (NOTHING_IS_LOST, "verdict"),
         "the page's line is the package's": (LINE_POOL_OF_GRIDS, "verdict"),
         "what the places are is looked at": (NO_GRID, "report verdict"),
+    },
+    # chapter 16
+    16: {
+        "LeFF leads the class token past": (CLASS_TOKEN_ON_THE_GRID, "equal"),
+        "so the last one gets no gradient": (
+            CLASS_TOKEN_ON_THE_GRID,
+            "guess-dead dead dropped",
+        ),
+        "the last class token asks all": (FIRST_LAYER_ASKS, "equal"),
+        "only 64 channels give the published sizes": (HALF_THE_CHANNELS, "sizes parts"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "guess-part effects curves",
+        ),
+        "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-part effects curves"),
     },
 }
 LINES = [
