@@ -1,8 +1,8 @@
 """What others have published: accuracies on ImageNet-1K, each with the table that it is from.
 
 `rows()` reads `published.csv`, which lies beside this module: one line for every printed accuracy,
-with the size and the cost printed beside it, what kind of "FLOPs" these are, and the slip, where the
-sources contradict one another or themselves. `front` says which points no other point betters.
+with the size and the cost printed beside it, what kind of "FLOPs" these are, and the slip, where
+the sources contradict one another or themselves. `front` says which points no other betters.
 """
 
 import csv
@@ -14,9 +14,9 @@ import numpy as np
 
 DATA = Path(__file__).with_name("published.csv")
 REGIMES = {  # what was seen before ImageNet-1K, in the words of a control
-    "1K": "ImageNet-1K alone",
-    "12K": "12K or 21K first",
-    "21K": "12K or 21K first",
+    "1K": "1K alone",
+    "12K": "21K first",
+    "21K": "21K first",
     "JFT": "JFT first",
 }
 KINDS = {  # what a printed number of "FLOPs" counts, as far as counting again can tell
@@ -79,7 +79,7 @@ class Row:
     @property
     def said(self) -> str:
         """Where it is from, and what is wrong with it."""
-        parts = [f"{self.source}, {'table ' if self.table[0].isdigit() else ''}{self.table}"]
+        parts = [f"{self.source}, {'Table ' if self.table[0].isdigit() else ''}{self.table}"]
         return "; ".join([*parts, *filter(None, (self.slip and f"slip: {self.slip}", self.note))])
 
 

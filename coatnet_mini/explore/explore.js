@@ -417,7 +417,9 @@ function pointsOf(view, values) {
 }
 
 const MARKS = ["●", "■", "◆", "▲", "▼", "✚"];
-const STEP = [[10, -7, 0], [-10, -7, 1], [0, -21, 0.5], [0, 7, 0.5]]; // where a name may stand, px
+// Where a name may stand: pixels from its point to its upper left corner, and the share of its
+// width by which it is drawn to the left. The stairs run to the right of a point and below it.
+const BESIDE = [[-10, -7, 1], [-7, -20, 1], [0, -22, 0.5], [8, -20, 0], [10, -7, 0], [8, 6, 0], [-7, 6, 1], [0, 8, 0.5]];
 
 // Named points, the staircase along the best of them, and all of them as a table.
 function scatter(view, figure, numbers, axes) {
@@ -477,12 +479,14 @@ function scatter(view, figure, numbers, axes) {
     const free = ([a, b, c, d]) => a >= 0 && b >= 0 && c <= width && d <= height &&
       !taken.some(([e, f, g, h]) => a < g && c > e && b < h && d > f);
     for (const tag of tags) tag.hidden = true;
-    for (const p of seen().sort((a, b) => b.role - a.role || b.y - a.y)) {
+    const named = seen().filter((p) => p.role === 2 || width > 450); // a phone has room for the best
+    for (const p of named.sort((a, b) => b.role - a.role || b.y - a.y)) {
       const tag = tags[p.k];
       tag.hidden = false;
-      const wide = tag.offsetWidth, tall = 14;
+      const wide = tag.offsetWidth, tall = 12;
       const [x, y] = [across(p.x) * width, down(p.y) * height];
-      const at = STEP.map(([dx, dy, share]) => [x + dx - share * wide, y + dy])
+      const places = p.role === 2 ? BESIDE : [BESIDE[4], ...BESIDE];
+      const at = places.map(([dx, dy, share]) => [x + dx - share * wide, y + dy])
         .find(([a, b]) => free([a, b, a + wide, b + tall]));
       tag.hidden = !at;
       if (!at) continue;
@@ -516,8 +520,8 @@ function scatter(view, figure, numbers, axes) {
       stairs.setAttribute("points", corners.map((c) => c.join(",")).join(" "));
       points.forEach((p, k) => {
         dots[k].hidden = !p.role;
-        dots[k].className = `cm-dot cm-s${p.group % 6}${p.role === 2 ? " cm-front" : ""}`;
-        dots[k].textContent = MARKS[p.group % 6] + (p.flag ? "!" : "");
+        dots[k].className = `cm-dot cm-s${p.group % 6}${p.role === 2 ? " cm-front" : ""}${p.flag ? " cm-flag" : ""}`;
+        dots[k].textContent = MARKS[p.group % 6];
         if (p.role) Object.assign(dots[k].style, { left: `${100 * across(p.x)}%`, top: `${100 * down(p.y)}%` });
       });
       keys.forEach((key, g) => { key.hidden = !seen().some((p) => p.group === g); });

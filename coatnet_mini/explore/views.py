@@ -175,9 +175,8 @@ def as_view(name: str, value: Any) -> View:
         if value.ndim not in kinds:
             raise ValueError(f'view "{name}" has {value.ndim} dimensions; a view has at most 2')
         value = kinds[value.ndim](value)
-    allowed = {"heat": (2,), "image": (2, 3), "bars": (1,), "line": (2,), "scatter": (2,), "scalar": (0,)}[
-        value.kind
-    ]
+    flat = {"bars": (1,), "line": (2,), "scatter": (2,), "scalar": (0,)}
+    allowed = {"heat": (2,), "image": (2, 3), **flat}[value.kind]
     if value.values.ndim not in allowed or value.values.size == 0:
         raise ValueError(
             f'view "{name}" is a {value.kind} of shape {value.values.shape}; '

@@ -70,8 +70,8 @@ def explore(
 
     Args:
         function: called with one keyword per axis, returns a dict from view name to a number, a
-            vector, a matrix (torch or NumPy) or a view: `heat`, `image`, `bars`, `line`, `scatter`, `scalar`.
-            Names, kinds and shapes must not change from state to state.
+            vector, a matrix (torch or NumPy) or a view: `heat`, `image`, `bars`, `line`, `scatter`,
+            `scalar`. Names, kinds and shapes must not change from state to state.
         title: what the figure shows, in a few words; its slug names the figure in links.
         caption: one sentence under the title: what to do, and what to watch.
         axes: a list of numbers (a slider), a list of strings (named options), `axis(values,
@@ -130,7 +130,8 @@ class Explorable(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         axes = ", ".join(a.words(a.start) for a in self.axes)
-        shown = "; ".join(view_words(name, v, self.compared(name)) for name, v in self.views.items())
+        views = self.views.items()
+        shown = "; ".join(view_words(name, view, self.compared(name)) for name, view in views)
         return f"{self.title}: {axes}: {shown}"
 
     def numbers(self, name: str, /, **options: Any) -> np.ndarray:
