@@ -192,7 +192,11 @@ def test_the_keys_go_from_point_to_point_by_either_axis(visit, book):
         read.append(root.query_selector(".cm-read").text_content().split(":")[0])
         assert read[-1] in root.query_selector(".cm-live").text_content()
     assert read == ["one", "two", "four", "four", "two", "one"]
+    tall = root.query_selector(".cm-stage").bounding_box()["height"]
     root.query_selector("summary").click()
+    page.set_viewport_size({"width": 1180, "height": 800})  # the figure is fitted anew
+    page.wait_for_timeout(300)
+    assert root.query_selector(".cm-stage").bounding_box()["height"] > 0.8 * tall
     assert root.query_selector(".cm-table tr.cm-here th") is None  # the focus has left
     assert root.query_selector_all(".cm-table tbody tr")[0].inner_text().startswith("four")
 

@@ -685,7 +685,8 @@ function fit(root) {
   if (root.offsetWidth < WIDE) return;
   for (let tall = TALL; ; tall = Math.max(LEAST, tall - 10)) {
     root.style.setProperty("--cm-tall", `${tall}px`);
-    if (tall === LEAST || root.getBoundingClientRect().height <= HIGHEST) return;
+    const opened = root.querySelector(".cm-table[open] > div")?.offsetHeight ?? 0; // scrolls with the page
+    if (tall === LEAST || root.getBoundingClientRect().height - opened <= HIGHEST) return;
   }
 }
 
