@@ -14,6 +14,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,13 @@ from coatnet_mini import (
     weighted_sum,
 )
 from coatnet_mini.audit import attention_checks, defects, network_checks
+    cheaper,
+    coatnet,
+    convolution,
+    published,
+    shapes,
+    weighted_sum,
+)
 from coatnet_mini.studies import results
 from coatnet_mini.train import optimization
 from conftest import difference
@@ -98,6 +106,11 @@ def load_mirrored(right, layer, state_dict, prefix, *args):
     table = layer.relative_bias_table
     if table.shape != stored.shape:
         table.data = table.data.flip(-1)
+
+
+def better_in_both(right, x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    return ~np.isnan(x) & ~((x < x[:, None]) & (y > y[:, None])).any(1)
 
 
 def rows_of_the_height(right, H, W):
@@ -214,6 +227,7 @@ DROP_WITHOUT_DIVIDING = Mistake(
     lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
 ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
+BETTER_IN_BOTH = Mistake(published, "front", better_in_both)
 LARGEST_INSTEAD_OF_MEAN = Mistake(
     coatnet,
     "CoAtNet.forward",
@@ -400,6 +414,16 @@ CLAIMS = {
             "guess-part effects curves",
         ),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-part effects curves"),
+    },
+    # chapter 18
+    18: {
+        "a rival need not be better in both": (
+            BETTER_IN_BOTH,
+            "figure equal budget kinds again-run",
+        ),
+        "printed operations leave out what a count has": (SECOND_PRODUCT, "kinds-guess kinds"),
+        "our differences are seed by seed": (SEEDS_AS_STRANGERS, "ours"),
+        "our intervals hold 95 % by Student's t": (INTERVALS_OF_68_PERCENT, "ours"),
     },
 }
 LINES = [
