@@ -13,9 +13,9 @@ cost, probes    what a network costs, and what it does: equivariance, reach, dep
 images, shapes  the pictures; `plots` draws them, `book_map` the book
 checks          what is wrong with an option, in one line
 
-Five wings stand beside them: `explore` (the book's figures), `train` (the command), `studies` (what
-was run with it, and came out), `cpu` (faster twins of the blocks) and `exercises`. A wing may
-import the root; the root imports no wing.
+Six wings stand beside them: `explore` (the book's figures), `train` (the command), `studies` (what
+was run with it, and came out), `cpu` (faster twins of the blocks), `audit` (is it a CoAtNet?) and
+`exercises`. A wing may import the root; the root imports no wing.
 """
 
 from importlib import import_module

@@ -14,11 +14,29 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini import (
+    attention,
+    blocks,
+    ceit,
+    cheaper,
+    coatnet,
+    convolution,
+    shapes,
+    weighted_sum,
+)
+from coatnet_mini.audit import attention_checks, defects, network_checks
+    cheaper,
+    coatnet,
+    convolution,
+    published,
+    shapes,
+    weighted_sum,
+)
 from coatnet_mini.studies import results
 from coatnet_mini.train import optimization
 from conftest import difference
@@ -88,6 +106,11 @@ def load_mirrored(right, layer, state_dict, prefix, *args):
     table = layer.relative_bias_table
     if table.shape != stored.shape:
         table.data = table.data.flip(-1)
+
+
+def better_in_both(right, x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    return ~np.isnan(x) & ~((x < x[:, None]) & (y > y[:, None])).any(1)
 
 
 def rows_of_the_height(right, H, W):
@@ -204,6 +227,7 @@ DROP_WITHOUT_DIVIDING = Mistake(
     lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
 ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
+BETTER_IN_BOTH = Mistake(published, "front", better_in_both)
 LARGEST_INSTEAD_OF_MEAN = Mistake(
     coatnet,
     "CoAtNet.forward",
@@ -225,6 +249,37 @@ OTHER_WAY_ROUND = Mistake(
     "Study.difference",
     lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
 )
+# chapter 16
+
+
+def patches_into_the_class_token(right, block, x, grid):
+    y = right(block, x, grid)
+    return torch.cat([y[:, :1] + y[:, 1:].mean(1, keepdim=True), y[:, 1:]], 1)
+
+
+CLASS_TOKEN_ON_THE_GRID = Mistake(ceit, "LeFFBlock.feed_forward", patches_into_the_class_token)
+FIRST_LAYER_ASKS = Mistake(
+    ceit, "LastQueryAttention.heads_of", lambda right, layer, x: right(layer, x.flip(1))
+)
+HALF_THE_CHANNELS = Mistake(
+    ceit,
+    "ImageToTokens.__init__",
+    lambda right, layer, dim, width, patch=4, channels=64, *rest: right(
+        layer, dim, width, patch, channels // 2, *rest
+    ),
+)
+
+# chapter 17
+EVEN_TABLES = Mistake(
+    attention,
+    "bias_matrix",
+    lambda right, table, *grid: right((table + table.flip(-2, -1)) / 2, *grid),
+)
+NOTHING_IS_LOST = Mistake(network_checks, "replay", lambda right, *_: True)
+LINE_POOL_OF_GRIDS = Mistake(
+    defects, "LinePool.forward", lambda right, layer, x: F.max_pool2d(x, 2)
+)
+NO_GRID = Mistake(attention_checks, "positions_of", lambda right, *_: None)
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -337,6 +392,38 @@ CLAIMS = {
         "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
         "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
+    },
+    # chapter 17
+    17: {
+        "every offset has a bias of its own": (EVEN_TABLES, "equal report"),
+        "no residuals are seen by what still arrives": (NOTHING_IS_LOST, "verdict"),
+        "the page's line is the package's": (LINE_POOL_OF_GRIDS, "verdict"),
+        "what the places are is looked at": (NO_GRID, "report verdict"),
+    },
+    # chapter 16
+    16: {
+        "LeFF leads the class token past": (CLASS_TOKEN_ON_THE_GRID, "equal"),
+        "so the last one gets no gradient": (
+            CLASS_TOKEN_ON_THE_GRID,
+            "guess-dead dead dropped",
+        ),
+        "the last class token asks all": (FIRST_LAYER_ASKS, "equal"),
+        "only 64 channels give the published sizes": (HALF_THE_CHANNELS, "sizes parts"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "guess-part effects curves",
+        ),
+        "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-part effects curves"),
+    },
+    # chapter 18
+    18: {
+        "a rival need not be better in both": (
+            BETTER_IN_BOTH,
+            "figure equal budget kinds again-run",
+        ),
+        "printed operations leave out what a count has": (SECOND_PRODUCT, "kinds-guess kinds"),
+        "our differences are seed by seed": (SEEDS_AS_STRANGERS, "ours"),
+        "our intervals hold 95 % by Student's t": (INTERVALS_OF_68_PERCENT, "ours"),
     },
 }
 LINES = [

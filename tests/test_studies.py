@@ -20,7 +20,7 @@ from scipy import stats
 from coatnet_mini.cost import cost
 from coatnet_mini.images import raw_digits
 from coatnet_mini.models import create_model
-from coatnet_mini.studies import bias, layout, list_studies, recipe, student, study
+from coatnet_mini.studies import bias, ceit, layout, list_studies, recipe, student, study
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.studies.results import FOLDER
@@ -292,7 +292,7 @@ def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["color"], "unknown study 'color'; choose from bias, layout, recipe"),
+        (["color"], "unknown study 'color'; choose from bias, ceit, layout, recipe"),
         (["bias", "--scale", "big"], "unknown scale 'big'; choose from small, gpu"),
         (["bias", "--minutes", "0"], "minutes is 0; it must be above 0"),
         (["bias", "--minutes", "nan"], "minutes is nan; it must be above 0"),
@@ -331,7 +331,7 @@ def test_each_process_of_a_launcher_stands_alone(monkeypatch):
 # ---- The plans
 
 
-@pytest.mark.parametrize("module", [bias, layout, recipe])
+@pytest.mark.parametrize("module", [bias, ceit, layout, recipe])
 @pytest.mark.parametrize("scale", ["small", "gpu"])
 def test_plans_are_whole(module, scale):
     plan = module.plan(scale)
@@ -359,7 +359,7 @@ def toy(recipe: Recipe) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("module", [bias, layout, recipe])
+@pytest.mark.parametrize("module", [bias, ceit, layout, recipe])
 def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SHAPES_TEST", 16)
     seen = {}
@@ -434,6 +434,32 @@ def test_the_recipes_grid_is_whole():
         assert run.cell["drop_path"] == run.recipe.drop_path and run.cell["lr"] == run.recipe.lr
         steady = run.recipe.schedule == "constant"
         assert run.recipe.min_lr == (run.recipe.lr if steady else run.recipe.lr / 100)
+
+
+@pytest.mark.parametrize(("scale", "most"), [("small", 1.05), ("gpu", 1.08)])
+def test_budgets_of_the_arms_of_ceit(scale, most):
+    size, channels, classes = {"small": (16, 1, 10), "gpu": (32, 3, 16)}[scale]
+
+    def network(arm):
+        fields = ceit.network(scale, arm)
+        options = replace(TINY, **fields).overrides()
+        return create_model(fields["model"], classes, size, channels, **options)
+
+    models = {arm: network(arm) for arm in ceit.ARMS}
+    totals = {arm: cost(model)[-1] for arm, model in models.items()}
+    full, wider, coatnet = (totals[arm] for arm in ("CeiT", ceit.WIDER, ceit.COATNET))
+    for one, other in (
+        (wider.parameters, full.parameters),
+        (coatnet.parameters, full.parameters),
+        (coatnet.multiply_adds, full.multiply_adds),
+    ):
+        assert max(one, other) <= most * min(one, other)
+    assert totals["DeiT"].multiply_adds < full.multiply_adds < wider.multiply_adds
+    for arm, parts in ceit.COMBINATIONS.items():
+        config = models[arm].config
+        on = (bool(config.i2t_convs), bool(config.leff_kernel), config.lca)
+        assert on == tuple(part in parts for part in ceit.PARTS)
+    assert len(ceit.COMBINATIONS) == 8
 
 
 # ---- Reading
@@ -548,7 +574,8 @@ def test_shipped_results_are_whole_and_small(name):
     path = FOLDER / f"{name}.json"
     assert path.stat().st_size <= MOST_BYTES
     found = study(name)
-    plan = {"bias": bias, "layout": layout, "recipe": recipe}[found.name].plan(found.scale)
+    plans = {"bias": bias, "ceit": ceit, "layout": layout, "recipe": recipe}
+    plan = plans[found.name].plan(found.scale)
     runs = list(plan.runs)
     if plan.after and len(found.runs) >= len(runs):
         runs += plan.after(found.runs[: len(runs)])

@@ -1,0 +1,318 @@
+"""Checks of the Transformer blocks: what reaches the attention, its bias, its softmax, its FFN."""
+
+from __future__ import annotations
+
+from functools import wraps
+
+import torch
+from torch import Tensor
+
+from coatnet_mini.attention import relative_index
+from coatnet_mini.audit.anatomy import Anatomy, Attention
+from coatnet_mini.audit.network_checks import listed, verdict
+from coatnet_mini.audit.report import PASSED, UNKNOWN
+from coatnet_mini.audit.subject import Subject
+from coatnet_mini.audit.tape import NORMS, POOLS
+
+NEAR = 1e-5  # beside the spread of what is compared
+
+
+def of_attention(check):
+    """The check, "cannot tell" where there is no attention."""
+
+    @wraps(check)
+    def checked(s: Subject):
+        if not s.anatomy.attentions:
+            return UNKNOWN, "no attention was seen"
+        return check(s)
+
+    return checked
+
+
+def of_bias(check):
+    """The check, of the layers whose scores have a bias; "cannot tell" where none has."""
+
+    @wraps(check)
+    def checked(s: Subject):
+        found = with_bias(s.anatomy)
+        return check(s, found) if found else (UNKNOWN, "no bias was seen")
+
+    return checked
+
+
+def with_bias(a: Anatomy) -> list[tuple[Attention, Tensor]]:
+    pairs = zip(a.attentions, a.biases, strict=True)
+    return [(x, B.detach().double()) for x, B in pairs if B is not None and B.std() > 1e-9]
+
+
+@of_attention
+def bias(s: Subject):
+    found, all_ = len(with_bias(s.anatomy)), len(s.anatomy.attentions)
+    return verdict(found == all_, f"added before the softmax in {found} of {all_} layers")
+
+
+@of_bias
+def per_head(s: Subject, found):
+    several = [(x, B) for x, B in found if x.heads > 1]
+    if not several:
+        return UNKNOWN, "no layer with more than one head"
+    shared = sum(bool((B - B[:1]).abs().max() < NEAR * B.std()) for _, B in several)
+    return verdict(not shared, f"heads share one bias in {shared} of {len(several)} layers")
+
+
+@of_bias
+def per_layer(s: Subject, found):
+    shared = pairs = 0
+    for n, (x, B) in enumerate(found):
+        for y, C in found[:n]:
+            if x.N == y.N and x.heads == y.heads:
+                pairs += 1
+                shared += bool((B - C).abs().max() < NEAR * B.std())
+    if not pairs:
+        return UNKNOWN, "no two layers on one grid"
+    return verdict(not shared, f"{shared} of {pairs} pairs of layers share their bias")
+
+
+@of_bias
+def offsets(s: Subject, found):
+    """Equal offsets have equal biases, others others: B is block-Toeplitz, with all its entries."""
+    wrong, grids = [], set()
+    for x, B in found:
+        grid = s.anatomy.grid(x.N)
+        if grid is None or min(grid) < 2:
+            continue
+        grids.add(grid)
+        index = relative_index(*grid).flatten()
+        table = torch.zeros(x.heads, int(index.max()) + 1).double()
+        table[:, index] = B.flatten(1)  # one of the pairs of each offset
+        spread = (table[:, index] - B.flatten(1)).abs().max() / B.std()
+        values = table.unique(dim=1).shape[1]  # exact: random entries come near each other
+        if spread > NEAR:
+            wrong.append(f"pairs of one offset differ on {grid[0]}×{grid[1]}")
+        elif values < table.shape[1]:
+            wrong.append(f"{table.shape[1]} offsets share {values} biases on {grid[0]}×{grid[1]}")
+    if not grids:
+        return UNKNOWN, "no grid with two rows and two columns"
+    names = ", ".join(f"{h}×{w}" for h, w in sorted(grids, reverse=True))
+    square = all(h == w for h, w in grids)
+    if not wrong and square:
+        return PASSED, f"one for each offset, on {names}; no oblong grid was seen"
+    return verdict(not wrong, wrong[0] if wrong else f"one for each offset, on {names}")
+
+
+@of_bias
+def gradient(s: Subject, found):
+    a = s.anatomy
+    learned = {name for name, p in a.model.named_parameters() if p.is_floating_point()}
+    state = {name: t.clone().requires_grad_(name in learned) for name, t in a.state.items()}
+    with torch.enable_grad():
+        biases = a.read_biases(state, a.images)
+    leaves = [t for t in state.values() if t.requires_grad]
+    dead = 0
+    for x, B in zip(a.attentions, biases, strict=True):
+        if not any(x is y for y, _ in found):
+            continue
+        grads = [None]
+        if B.requires_grad:
+            grads = torch.autograd.grad(
+                (B * torch.randn_like(B)).sum(), leaves, allow_unused=True, retain_graph=True
+            )
+        dead += not any(g is not None and g.abs().max() > 0 for g in grads)
+    return verdict(not dead, f"none reaches a parameter in {dead} of {len(found)} layers")
+
+
+@of_attention
+def softmax(s: Subject):
+    """Attention over values that are all one gives one, if every row sums to one."""
+    a, off = s.anatomy, []
+    for x in a.attentions:
+        if x.fused:
+            off.append(0.0)
+        elif x.values is not None:
+            weights = x.weights.out
+
+            def ones(args, kwargs, weights=weights, x=x):
+                value = {id(t) for t in x.values.tensors if t.shape != weights.shape}
+                first = [id(t) in value for t in x.values.tensors]
+                swap = iter(first)
+
+                def one(t):
+                    return torch.ones_like(t) if isinstance(t, Tensor) and next(swap) else t
+
+                return tuple(one(t) for t in args), kwargs
+
+            kept = {}
+
+            def keep(out, kept=kept):
+                kept["out"] = out
+                return out
+
+            place = x.values.place
+            a.output(a.images, before={place: ones}, after={place: keep})
+            off.append((kept["out"] - 1).abs().max().item())
+    if not off:
+        return UNKNOWN, "what the weights multiply was not seen"
+    worst = max(off)
+    words = "every row of weights sums to 1" if worst < 1e-4 else f"rows sum to 1 ± {worst:.2g}"
+    return verdict(worst < 1e-4, words)
+
+
+@of_attention
+def heads(s: Subject):
+    found, widths = s.anatomy.attentions, s.widths("T")
+    if any(x.head_dim == 0 for x in found) or len(found) != len(widths):
+        return UNKNOWN, "not as many attention layers as meant, or their width was not seen"
+    wanted = [(w // s.like.head_dim, s.like.head_dim) for w in widths]
+    have = [(x.heads, x.head_dim) for x in found]
+    words = listed(f"{h} of {d}" for h, d in have)
+    if have != wanted:
+        words += "; meant " + listed(f"{h} of {d}" for h, d in wanted)
+    return verdict(have == wanted, words)
+
+
+@of_attention
+def norms(s: Subject):
+    """Norm(x) on the way into every branch; none on the way out, none on the trunk."""
+    a = s.anatomy
+    named = [(x.branch, "attention") for x in a.attentions]
+    named += [(x.branch, "feed-forward") for x in a.ffns]
+    named += [(x.branch, "MBConv") for x in a.mbconvs]
+    wrong, seen = [], 0
+    for branch, name in named:
+        if branch is None:
+            continue
+        seen += 1
+        if not branch.norms:
+            wrong.append(f"none before {name}")
+        matrices = [n for n, e in enumerate(branch.way_out) if e.is_linear]
+        tail = branch.way_out[matrices[-1] + 1 :] if matrices else []
+        if name == "feed-forward":
+            tail = branch.way_out
+        if branch.join is not None and any(e.name in NORMS for e in tail):
+            wrong.append(f"one after {name}")
+        if any(e.name in NORMS for e in branch.skip):
+            wrong.append(f"one on the shortcut past {name}")
+    if not seen:
+        return UNKNOWN, "no branch was seen"
+    return verdict(not wrong, listed(wrong) if wrong else f"one before each of {seen} branches")
+
+
+@of_attention
+def order(s: Subject):
+    halving = [x.branch for x in s.anatomy.attentions if x.branch and x.branch.pools]
+    both = [b for b in halving if b.norms]
+    if not both:
+        return UNKNOWN, "no attention with a norm and a pool before it"
+    late = sum(b.norms[0].place > b.pools[0].place for b in both)
+    return verdict(not late, f"the pool comes first in {late} of {len(both)}")
+
+
+@of_attention
+def pool(s: Subject):
+    found = []
+    for x in s.anatomy.attentions:
+        if x.branch:
+            events = [*x.branch.pools, *(e for e in x.branch.skip if e.name in POOLS)]
+            found += [POOLS[e.name] for e in events]
+    if not found:
+        return UNKNOWN, "no pooling before an attention"
+    other = found.count("average")
+    words = "takes the maximum" if not other else f"averages in {other} of {len(found)} places"
+    return verdict(not other, words)
+
+
+@of_attention
+def places(s: Subject):
+    """Position n of the attention is row n // w, column n % w of the grid, going in and out."""
+    a, wrong, seen = s.anatomy, [], 0
+    for x in a.attentions:
+        grid = a.grid(x.N)
+        if grid is None or x.branch is None or x.branch.trunk is None:
+            continue
+        cells = positions_of(x.branch.trunk, a)
+        if cells is None:
+            wrong.append("from a grid that halves to none")
+            continue
+        seen += 1
+        step = cells[0] // grid[0] or 1
+        for n in range(x.N):
+            reached = touched(position(x.queries, x.N, n), x.branch.trunk, cells)
+            if reached is None or not inside(reached, divmod(n, grid[1]), step):
+                wrong.append(f"on the way in, on {grid[0]}×{grid[1]}")
+                break
+        if x.branch.join is None or positions_of(x.branch.join.out, a) != grid:
+            continue
+        for n in range(x.N):
+            r, c = divmod(n, grid[1])
+            out = cell(x.branch.join.out, grid, r, c)
+            reached = touched(out, x.values.out, None, x.N)
+            if reached is None or reached.nonzero().flatten().tolist() != [n]:
+                wrong.append(f"on the way out, on {grid[0]}×{grid[1]}")
+                break
+    if not seen and not wrong:
+        return UNKNOWN, "the grid before the attention was not seen"
+    return verdict(not wrong, wrong[0] if wrong else f"raster order in {seen} layers")
+
+
+def positions_of(t: Tensor, a: Anatomy) -> tuple[int, int] | None:
+    """The grid of a tensor (B, D, h, w), (B, h, w, D) or (B, N, D); None if it is none."""
+    if t.ndim == 3:
+        return a.grid(t.shape[1])
+    if t.ndim != 4:
+        return None
+    for h, w in (t.shape[2:], t.shape[1:3]):
+        if a.grid(h * w) == (h, w):
+            return h, w
+    return None
+
+
+def cell(t: Tensor, grid: tuple[int, int], r: int, c: int) -> Tensor:
+    if t.ndim == 3:
+        return t[0, r * grid[1] + c]
+    return t[0, :, r, c] if tuple(t.shape[2:]) == grid else t[0, r, c]
+
+
+def position(t: Tensor, N: int, n: int) -> Tensor:
+    """Position n of queries or values (..., N, d) or (..., d, N), of the first image."""
+    first = t.reshape(-1, *t.shape[-2:])[0]
+    return first[n] if first.shape[0] == N else first[:, n]
+
+
+def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | None, N: int = 0) -> Tensor | None:
+    """Which positions of x a few numbers y read: by the gradient, (h, w) or (N,) booleans."""
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randn(y.shape, generator=generator).to(y)
+    (g,) = torch.autograd.grad((y * signs).sum(), x, retain_graph=True, allow_unused=True)
+    if g is None:
+        return None
+    if grid is None:  # (B, heads, N, d), or heads in the batch
+        first = g.reshape(-1, *g.shape[-2:])
+        first = first[: len(first) // max(1, g.shape[0])] if g.ndim == 4 else first
+        dim = 2 if first.shape[1] == N else 1
+        return first.abs().amax((0, dim)) > 0
+    one = g[0].abs()
+    if g.ndim == 3:
+        return one.amax(1).view(grid) > 0
+    return (one.amax(0) if tuple(g.shape[2:]) == grid else one.amax(2)) > 0
+
+
+def inside(reached: Tensor, place: tuple[int, int], step: int) -> bool:
+    """Whether what was reached lies in the window of a position, one further for wide pools."""
+    rows, columns = reached.nonzero().T
+    if not len(rows):
+        return False
+    margin = 1 if step > 1 else 0
+    return all(
+        bool((v >= step * p - margin).all() and (v <= step * p + step - 1 + margin).all())
+        for v, p in ((rows, place[0]), (columns, place[1]))
+    )
+
+
+@of_attention
+def ffn(s: Subject):
+    found = s.anatomy.ffns
+    if not found:
+        return UNKNOWN, "no D → hidden → D after an attention"
+    ratios = [f.expand.widths[1] / f.expand.widths[0] for f in found]
+    right = all(r == s.like.expansion for r in ratios)
+    return verdict(right, "hidden over block width: " + listed(f"{r:.3g}" for r in ratios))

@@ -1,0 +1,171 @@
+"""Checks of the network and of its convolutions. Each gives (status, what was found)."""
+
+from __future__ import annotations
+
+import torch
+
+from coatnet_mini.audit.anatomy import replay
+from coatnet_mini.audit.report import FAILED, PASSED, UNKNOWN
+from coatnet_mini.audit.subject import REFUSALS, Subject
+
+NEAR = 0.03  # of the printed size: the head that the paper does not describe is 2 % of the smallest
+GATES = {"sigmoid", "sigmoid_"}
+MEANS = {"mean", "adaptive_avg_pool2d", "avg_pool2d"}
+
+
+def verdict(right: bool, found: str) -> tuple[str, str]:
+    return (PASSED if right else FAILED), found
+
+
+def size(s: Subject):
+    if s.published is None:
+        return UNKNOWN, "nothing is printed for a network of these sizes"
+    count = sum(p.numel() for p in s.at_paper_size().parameters() if p.requires_grad) / 1e6
+    off = count / s.published - 1
+    return verdict(
+        abs(off) <= NEAR, f"{count:.2f}M parameters, printed {s.published}M ({off:+.0%})"
+    )
+
+
+def blocks(s: Subject):
+    a = s.anatomy
+    found = {"C": len(a.mbconvs), "T": len(a.attentions)}
+    words = f"{found['C']} depthwise and {found['T']} attention layers"
+    wanted = s.depths
+    return verdict(found == wanted, words + f", meant {wanted['C']} and {wanted['T']}")
+
+
+def stem(s: Subject):
+    stage = s.like.stages[0]
+    if stage.kind != "S":
+        return UNKNOWN, "the network is meant to have a patch stem"
+    convs = [e for e in s.anatomy.matrices if e.is_conv][: stage.depth]
+    found = [(e.kernel, e.stride, e.widths[1]) for e in convs]
+    strides = [stage.stride] + [1] * (stage.depth - 1)
+    wanted = [((3, 3), stride, stage.width) for stride in strides]
+    words = ", ".join(f"{k[0]}×{k[1]} stride {n} to {w}" for k, n, w in found)
+    return verdict(found == wanted, words or "no convolutions")
+
+
+def stride(s: Subject):
+    last = next((e for e in reversed(s.anatomy.matrices) if e.positions > 1), None)
+    if last is None:
+        return UNKNOWN, "no layer with more than one position"
+    wanted = s.size[0] * s.size[1] // s.like.total_stride**2
+    pixels = s.size[0] * s.size[1] / last.positions
+    words = f"{pixels**0.5:.3g} pixels a side for each of the last positions"
+    return verdict(last.positions == wanted, f"{words}, meant {s.like.total_stride}")
+
+
+def expansion(s: Subject):
+    found, widths = s.anatomy.mbconvs, s.widths("C")
+    if not found or len(found) != len(widths):
+        return UNKNOWN, "no MBConv, or not as many as meant"
+    ratios = [m.depthwise.widths[1] / w for m, w in zip(found, widths, strict=True)]
+    words = "depthwise over block width: " + listed(f"{r:.3g}" for r in ratios)
+    return verdict(all(r == s.like.expansion for r in ratios), words)
+
+
+def strides_in_mbconv(s: Subject):
+    if not any(stage.kind == "C" and stage.stride > 1 for stage in s.like.stages):
+        return UNKNOWN, "no MBConv is meant to stride"
+    if not s.anatomy.mbconvs:
+        return UNKNOWN, "no MBConv"
+    first = [m for m in s.anatomy.mbconvs if m.expand is not None and m.expand.stride > 1]
+    depthwise = [m for m in s.anatomy.mbconvs if m.depthwise.stride > 1]
+    if depthwise:
+        return FAILED, "the depthwise convolution strides (the paper's Table 9)"
+    return verdict(bool(first), "the first 1×1 strides" if first else "no convolution strides")
+
+
+def squeeze(s: Subject):
+    found = s.anatomy.mbconvs
+    if not found:
+        return UNKNOWN, "no MBConv"
+    gates = [e for e in s.anatomy.tape.events if e.name in GATES and e.out.requires_grad]
+    places = [m.depthwise.place for m in found] + [len(s.anatomy.tape.events)]
+    gated = sum(
+        any(low < e.place < high and e.out[0].numel() == m.depthwise.widths[1] for e in gates)
+        for m, low, high in zip(found, places, places[1:], strict=False)
+    )
+    return verdict(gated == len(found), f"a gate of its channels in {gated} of {len(found)} MBConv")
+
+
+def residuals(s: Subject):
+    a, lost, kinds = s.anatomy, [], {}
+    kinds["attention"] = [x.values for x in a.attentions if x.values is not None]
+    kinds["feed-forward"] = [x.expand for x in a.ffns]
+    kinds["MBConv"] = [x.depthwise for x in a.mbconvs]
+    if not any(kinds.values()):
+        return UNKNOWN, "no branch to leave out"
+    for name, events in kinds.items():
+        if events and not replay(a, events):
+            alone = sum(not replay(a, [e]) for e in events)
+            lost.append(f"{name} ({alone} of {len(events)})")
+    if lost:
+        return FAILED, "without its result nothing arrives: " + ", ".join(lost)
+    return PASSED, "the image arrives past " + ", ".join(k for k, v in kinds.items() if v)
+
+
+def activation(s: Subject):
+    inside = [(x.between, "feed-forward") for x in s.anatomy.ffns]
+    inside += [(x.between, "MBConv") for x in s.anatomy.mbconvs if x.expand is not None]
+    if not inside:
+        return UNKNOWN, "no hidden layer"
+    other = [name for events, name in inside if not any(e.name == "gelu" for e in events)]
+    if other:
+        return FAILED, f"no GELU in {len(other)} of {len(inside)} hidden layers"
+    return PASSED, "GELU in every hidden layer"
+
+
+def head(s: Subject):
+    a = s.anatomy
+    if a.out.ndim != 2:
+        return FAILED, f"no classifier: the output has the shape {tuple(a.out.shape)}"
+    last = max((e.place for e in a.matrices if e.positions > 1), default=-1)
+    after = [e for e in a.matrices if e.place > last and e.is_linear]
+    words = {0: "no matrix", 1: "one matrix"}.get(len(after), f"{len(after)} matrices")
+    return verdict(len(after) == 1, f"{words} after the last grid")
+
+
+def shapes(s: Subject):
+    """One that was built for the size, one that was not: the batch is kept, or it refuses."""
+    H, W = s.size
+    found = [] if s.refused is None else [f"not made for {s.refused}"]
+    found.append(f"{H}×{W} kept")
+    wanted = (2, s.anatomy.out.shape[1])
+    if s.anatomy.out.shape[0] != 2:
+        return FAILED, f"{H}×{W}: 2 images in, {s.anatomy.out.shape[0]} answers out"
+    other = (H, W + s.like.total_stride)
+    images = torch.nn.functional.interpolate(s.images, other)
+    try:
+        out = s.anatomy.output(images)
+    except REFUSALS:
+        found.append(f"{other[0]}×{other[1]} refused")
+    else:
+        if tuple(out.shape[:2]) != wanted or not out.isfinite().all():
+            return FAILED, f"{other[0]}×{other[1]}: 2 images in, {tuple(out.shape)} out"
+        found.append(f"{other[0]}×{other[1]} kept")
+    alone = s.anatomy.output(s.images[:1])
+    gap = (alone - s.anatomy.out[:1]).abs().max() / s.anatomy.out.abs().max()
+    if gap > 1e-4:
+        return FAILED, "an image's answer depends on the others in its batch"
+    return PASSED, ", ".join(found)
+
+
+def same_twice(s: Subject):
+    one, two = (s.anatomy.output(s.images) for _ in range(2))
+    gap = ((one - two).abs().max() / one.abs().max()).item()
+    words = "the same twice" if gap < 1e-6 else f"two runs in evaluation mode differ by {gap:.0%}"
+    return verdict(gap < 1e-6, words)
+
+
+def listed(words) -> str:
+    """Equal neighbours once: "4, 4, 3" is "2 × 4, 3"."""
+    runs = []
+    for word in words:
+        if runs and runs[-1][1] == word:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, word])
+    return ", ".join(word if n == 1 else f"{n} × {word}" for n, word in runs)

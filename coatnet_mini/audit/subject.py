@@ -1,0 +1,88 @@
+"""What is audited: a network or what makes one, and what it is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from coatnet_mini.audit.anatomy import Anatomy
+from coatnet_mini.checks import pair
+from coatnet_mini.coatnet import FAMILY, CoAtNetConfig
+
+PUBLISHED = {  # millions of parameters, Tables 4, 5 and 13 of the paper
+    "coatnet_0": 25,
+    "coatnet_1": 42,
+    "coatnet_2": 75,
+    "coatnet_3": 168,
+    "coatnet_4": 275,
+    "coatnet_5": 688,
+    "coatnet_6": 1470,
+    "coatnet_7": 2440,
+}
+REFUSALS = (ValueError, RuntimeError, AssertionError, TypeError, IndexError)
+
+
+class Subject:
+    """A network under audit, and a small picture's worth of what it computes.
+
+    Args:
+        network: a module, or a function of an image size (H, W) that gives one.
+        like: the paper's name, or a `CoAtNetConfig`, of what it is meant to be.
+        size: (H, W) of the pictures to look with; by default not square, where there is a
+            function, else the size that a module was built for must be given.
+    """
+
+    def __init__(self, network: nn.Module | Callable, like: str | CoAtNetConfig, size=None):
+        if isinstance(like, str) and like not in FAMILY:
+            raise ValueError(f"unknown network {like!r}; choose from {', '.join(FAMILY)}")
+        self.published = PUBLISHED.get(like) if isinstance(like, str) else None
+        self.like = CoAtNetConfig(**FAMILY[like]) if isinstance(like, str) else like
+        self.make = None if isinstance(network, nn.Module) else network
+        self.network = network if self.make is None else None
+        step, self.refused = self.like.total_stride, None
+        if self.make is None:
+            self.size = pair(self.like.image_size if size is None else size)
+            self.model = network
+        else:
+            self.size = pair((2 * step, 3 * step) if size is None else size)
+            try:
+                self.model = self.make(self.size)
+                self.look()
+            except REFUSALS:  # a network for squares only
+                self.refused = "×".join(map(str, self.size))
+                self.size = (2 * step, 2 * step) if size is None else (max(self.size),) * 2
+                self.model = self.make(self.size)
+
+    @cached_property
+    def images(self) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (2, self.like.in_channels, *self.size)
+        parameter = next(self.model.parameters())
+        return torch.randn(shape, generator=generator).to(parameter)
+
+    def look(self) -> Tensor:
+        with torch.no_grad():
+            return self.model.eval()(self.images)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        return Anatomy(self.model, self.images)
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """Blocks of each kind that it is meant to have."""
+        return {k: sum(s.depth for s in self.like.stages if s.kind == k) for k in "CT"}
+
+    def widths(self, kind: str) -> list[int]:
+        """The width of each block of one kind, in order."""
+        return [s.width for s in self.like.stages if s.kind == kind for _ in range(s.depth)]
+
+    def at_paper_size(self) -> nn.Module:
+        """The network for pictures of the paper's size, without memory for its weights."""
+        if self.make is None:
+            return self.model
+        with torch.device("meta"):
+            return self.make(pair(self.like.image_size))

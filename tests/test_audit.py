@@ -1,0 +1,383 @@
+"""The audit passes what is sound, names what is not, and passes nothing that it could not see."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.peers import load_timm
+from coatnet_mini.attention import MultiHeadAttention
+from coatnet_mini.audit import CHECKS, audit
+from coatnet_mini.audit.__main__ import main, meant
+from coatnet_mini.audit.defects import DEFECTS, SMALL, broken, of_kind
+from coatnet_mini.audit.report import PASSED, UNKNOWN
+from coatnet_mini.blocks import MBConv, TransformerBlock, as_grid, as_tokens
+from coatnet_mini.coatnet import FAMILY, CoAtNet, CoAtNetConfig
+from coatnet_mini.exercises.ch17 import SUSPICIONS, guilty, suspect
+
+OF_A_BIAS = {"per head", "per layer", "offsets", "gradient"}
+
+
+def small(change=None, **options):
+    def make(size):
+        torch.manual_seed(0)
+        net = CoAtNet(replace(SMALL, image_size=size, **options))
+        if change is not None:
+            change(net)
+        return net
+
+    return make
+
+
+# ---- ours --------------------------------------------------------------------------------------
+
+
+def small_kin(name: str) -> CoAtNetConfig:
+    """A member's layout and strides, with few narrow blocks and a few channels each."""
+    config = CoAtNetConfig(**FAMILY[name])
+    stages = tuple(
+        replace(s, depth=min(s.depth, 2), width=16 * (n + 1)) for n, s in enumerate(config.stages)
+    )
+    return replace(config, stages=stages, head_dim=16, num_classes=10, image_size=(64, 96))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_ours_fail_nothing(name):
+    torch.manual_seed(0)
+    kin = small_kin(name)
+    report = audit(lambda size: CoAtNet(replace(kin, image_size=size)), kin)
+    assert not report.failed, report
+    unseen = {"size"}
+    if "T" not in kin.layout:
+        unseen = set(CHECKS) - set(report.passed)
+        assert {"bias", "heads", "softmax", "order", "pool", "places"} <= unseen
+    elif kin.layout[0] == "P":
+        unseen |= {"stem", "expansion", "first stride", "gates", "order", "pool"}
+    assert set(report.unknown) == unseen
+
+
+def test_coatnet_0_passes_everything():
+    torch.manual_seed(0)
+    report = audit(
+        lambda size: CoAtNet(CoAtNetConfig(**{**FAMILY["coatnet_0"], "image_size": size}))
+    )
+    assert report.passed == list(CHECKS)
+
+
+@pytest.mark.parametrize("options", [{"image_size": (16, 16)}, {"image_size": (8, 16)}])
+def test_a_module_is_audited_at_its_own_size(options):
+    torch.manual_seed(0)
+    size = options["image_size"]
+    net = CoAtNet(replace(SMALL, **options)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    report = audit(net, SMALL, size)
+    assert report.unknown == ["size"] and not report.failed
+    assert ("no oblong grid" in report["offsets"].found) == (size[0] == size[1])
+    assert all(m.training for m in net.modules())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_table_of_zeros_is_a_table():
+    def zero(net):
+        for a in of_kind(net, MultiHeadAttention):
+            nn.init.zeros_(a.relative_bias_table)
+
+    assert audit(small(zero), SMALL).unknown == ["size"]
+
+
+def test_attention_written_out_is_seen_like_the_fused():
+    def write_out(net):
+        for a in of_kind(net, MultiHeadAttention):
+            a.forward = a.forward_written_out
+
+    report = audit(small(write_out), SMALL)
+    assert report.unknown == ["size"] and not report.failed
+
+
+# ---- timm's ------------------------------------------------------------------------------------
+
+
+def test_timms_documented_departures_and_nothing_else():
+    torch.manual_seed(0)
+    report = audit(lambda size: load_timm().create_model("coatnet_0_224", img_size=size))
+    assert report.failed == ["first stride", "pool", "head"]
+    assert not report.unknown
+
+
+def test_our_network_with_timms_choices_is_reported_alike():
+    choices = dict(downsample="depthwise", pool="avg", head="tanh")
+    assert audit(small(**choices), SMALL).failed == ["first stride", "pool", "head"]
+
+
+# ---- defects -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_public_defect_fails_its_check_alone(name):
+    torch.manual_seed(0)
+    report = audit(lambda size: broken(name, size), SMALL)
+    assert report.failed == [DEFECTS[name][1]]
+    unseen = {"no bias": OF_A_BIAS, "too few heads": {"per head"}}.get(name, set())
+    assert set(report.unknown) == {"size"} | unseen
+
+
+def test_every_defect_gives_the_right_shape():
+    for name in DEFECTS:
+        assert broken(name)(torch.randn(2, 1, 16, 16)).shape == (2, 10)
+
+
+def attention(forward):
+    def change(net):
+        for a in of_kind(net, MultiHeadAttention):
+            a.forward = forward.__get__(a)
+
+    return change
+
+
+def blocks(kind, forward):
+    def change(net):
+        for block in of_kind(net, kind):
+            block.forward = forward.__get__(block)
+
+    return change
+
+
+@attention
+def over_queries(self, x, grid=None):
+    q, k, v = self.heads_of(x)
+    scores = q @ k.mT * self.head_dim**-0.5 + self.bias(grid)
+    return self.out((scores.softmax(-2) @ v).transpose(1, 2).flatten(2))
+
+
+@attention
+def drops_in_evaluation(self, x, grid=None):
+    q, k, v = self.heads_of(x)
+    scores = q @ k.mT * self.head_dim**-0.5 + self.bias(grid)
+    y = F.dropout(scores.softmax(-1) @ v, 0.1)  # trains by default
+    return self.out(y.transpose(1, 2).flatten(2))
+
+
+@attention
+def columns_first(self, x, grid=None):
+    H, W = grid
+    turned = x.unflatten(1, (H, W)).transpose(1, 2).flatten(1, 2)
+    q, k, v = self.heads_of(turned)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(grid)[None])
+    y = self.out(y.transpose(1, 2).flatten(2))
+    return y.unflatten(1, (W, H)).transpose(1, 2).flatten(1, 2)
+
+
+def after_the_sum(self, x):
+    y = self.pool(x)
+    grid = y.shape[2:]
+    x = self.shortcut(x) + as_grid(self.attention(as_tokens(y), grid), *grid)
+    if self.stride == 1:
+        x = self.norm(x) if x.shape[1] == self.norm.normalized_shape[0] else x
+    x = x + as_grid(self.mlp(as_tokens(x)), *grid)
+    return self.mlp_norm(x)
+
+
+def shared(net):
+    for stage in net.stages.values():
+        layers = of_kind(stage, MultiHeadAttention)
+        for a in layers:
+            a.relative_bias_table = layers[0].relative_bias_table
+
+
+def distances(net):
+    """A table of distances: the same bias to the left and to the right."""
+    for a in of_kind(net, MultiHeadAttention):
+        bias = a.bias
+
+        def even(grid=None, bias=bias):
+            return bias(grid) + bias(grid).mT
+
+        a.bias = even
+
+
+def of_places(net):
+    """A bias for each pair instead of each offset."""
+    for a in of_kind(net, MultiHeadAttention):
+        N = a.bias().shape[-1]
+        a.table = nn.Parameter(torch.randn(a.heads, N, N))
+        a.bias = lambda grid=None, a=a: a.table
+
+
+def relu(net):
+    for block in of_kind(net, TransformerBlock):
+        block.mlp.act = nn.ReLU()
+
+
+def ungated(net):
+    for block in of_kind(net, MBConv):
+        block.se = nn.Identity()
+
+
+def norm_after_projection(net):
+    for block in of_kind(net, MBConv):
+        width = block.project.out_channels
+        block.project = nn.Sequential(block.project, nn.BatchNorm2d(width))
+
+
+def no_norm(net):
+    for block in of_kind(net, TransformerBlock):
+        block.mlp_norm = nn.Identity()
+
+
+def mixes_the_batch(net):
+    forward = net.forward
+    net.forward = lambda x: forward(x - x.mean(0, keepdim=True) / 2)
+
+
+def lets_the_batch_grow(net):
+    def forward(images):
+        x = net.forward_features(images)
+        side = x.shape[2]
+        return net.head(x[..., :side].mean((2, 3)).repeat(1 + (x.shape[3] > side), 1))
+
+    net.forward = forward
+
+
+OTHERS = {
+    "softmax over queries": (over_queries, "softmax"),
+    "dropout in evaluation": (drops_in_evaluation, None),
+    "columns first": (columns_first, "places"),
+    "shared tables": (shared, "per layer"),
+    "distances": (distances, "offsets"),
+    "a bias for each pair": (of_places, "offsets"),
+    "ReLU": (relu, "activation"),
+    "no gate": (ungated, "gates"),
+    "norm after the projection": (norm_after_projection, "norms"),
+    "no norm before the feed-forward": (no_norm, "norms"),
+    "a batch that mixes": (mixes_the_batch, "shapes"),
+    "a batch that grows": (lets_the_batch_grow, "shapes"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_mistakes_fail_one_check(name):
+    change, caught_by = OTHERS[name]
+    failed = audit(small(change), SMALL).failed
+    if caught_by is None:  # what is random spoils every comparison of two runs
+        assert "same twice" in failed
+    else:
+        assert failed == [caught_by]
+
+
+OPTIONS = {
+    "pool": dict(pool="avg"),
+    "first stride": dict(downsample="depthwise"),
+    "head": dict(head="tanh"),
+    "gates": dict(se_ratio=0.0),
+    "bias": dict(relative_bias="none"),
+    "expansion": dict(stages=SMALL.stages, expansion=2),
+}
+
+
+@pytest.mark.parametrize("check", OPTIONS)
+def test_options_fail_their_checks(check):
+    failed = audit(small(**OPTIONS[check]), SMALL).failed
+    assert set(failed) == {check} | ({"hidden"} if check == "expansion" else set())
+
+
+def test_sizes_and_depths_that_are_not_meant():
+    stages = (*SMALL.stages[:2], replace(SMALL.stages[2], depth=1), SMALL.stages[3])
+    assert audit(small(stages=stages), SMALL).failed == ["blocks"]
+    stages = (SMALL.stages[0], *SMALL.stages[1:3], replace(SMALL.stages[3], stride=1))
+    assert audit(small(stages=stages), SMALL).failed == ["stride"]
+    stages = (replace(SMALL.stages[0], width=4), *SMALL.stages[1:])
+    assert audit(small(stages=stages), SMALL).failed == ["stem"]
+    report = audit(small(in_channels=3, num_classes=5), replace(SMALL, in_channels=3))
+    assert not report.failed  # another task is no defect
+
+
+def test_a_count_is_held_to_the_printed_one():
+    def narrow(size):
+        return CoAtNet(CoAtNetConfig(**{**FAMILY["coatnet_0"], "expansion": 3, "image_size": size}))
+
+    torch.manual_seed(0)
+    assert audit(narrow)["size"].status == "failed"
+
+
+def test_the_post_form_has_no_bias_before_the_softmax():
+    assert "bias" in audit(small(relative_bias="post"), SMALL).failed
+
+
+# ---- what it cannot see ------------------------------------------------------------------------
+
+
+class Foreign(nn.Module):
+    """Nothing that an audit of a CoAtNet could look at."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(1, 10)
+
+    def forward(self, images):
+        return self.last(images.mean((2, 3)))
+
+
+def test_what_is_not_there_is_never_passed():
+    report = audit(Foreign(), SMALL)
+    assert set(report.passed) <= {"shapes", "same twice", "head"}
+    assert {"bias", "softmax", "heads", "norms", "residuals", "gates"} <= set(report.unknown)
+    assert {"blocks", "stem"} <= set(report.failed)
+
+
+def test_a_network_for_squares_only_is_audited_on_squares():
+    def squares(size):
+        if size[0] != size[1]:
+            raise ValueError("squares only")
+        return small()(size)
+
+    report = audit(squares, SMALL)
+    assert not report.failed and "not made for 8×12" in report["shapes"].found
+
+
+def test_errors_are_one_line():
+    with pytest.raises(ValueError, match="unknown network 'none'") as error:
+        audit(Foreign(), "none")
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="does not run on 16×16 images"):
+        audit(nn.Linear(3, 3), SMALL)
+
+
+def test_the_report_reads():
+    report = audit(small(relu), SMALL)
+    text = str(report)
+    assert max(map(len, text.splitlines())) <= 76
+    assert report["activation"].why.split()[0] in text
+    assert text.splitlines()[-1] == "22 passed, 1 failed, 1 cannot tell"
+    assert report["size"].status == UNKNOWN and report["pool"].status == PASSED
+    assert [r.check for r in report.results] == list(CHECKS)
+
+
+# ---- the command -------------------------------------------------------------------------------
+
+
+def test_the_command(capsys, monkeypatch):
+    assert main(["coatnet_pico"]) == 0
+    assert "0 failed" in capsys.readouterr().out
+    assert main(["nothing"]) == 2
+    assert main(["ceit_tiny", "--like", "nothing"]) == 2
+    words = capsys.readouterr().err.splitlines()
+    assert len(words) == 2 and all(line.startswith("error: ") for line in words)
+
+
+def test_the_name_says_what_is_meant():
+    assert meant("timm:coatnet_0_224") == "coatnet_0"
+    assert meant("timm:coatnet_rmlp_2_rw_224") == "coatnet_2"
+    assert meant("coatnet_pico") == "coatnet_pico"
+
+
+# ---- the exercise ------------------------------------------------------------------------------
+
+
+def test_the_suspect_has_its_three_mistakes():
+    torch.manual_seed(0)
+    assert audit(suspect, SMALL).failed == ["per layer", "offsets"]
+    assert audit(suspect(), SMALL).failed == ["per layer"]
+    assert sum(map(guilty, SUSPICIONS)) == 3
