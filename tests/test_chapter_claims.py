@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
-from coatnet_mini.studies import results
+from coatnet_mini.studies import ablations, results
 from coatnet_mini.train import optimization
 from conftest import difference
 from tests import CHAPTERS
@@ -225,6 +225,13 @@ OTHER_WAY_ROUND = Mistake(
     "Study.difference",
     lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
 )
+# chapter 14
+POPULATION = Mistake(
+    results,
+    "student",
+    lambda right, values, level=0.95: right([*values, sum(values) / len(values)], level),
+)
+MOVED_BACK = Mistake(ablations, "moved", lambda right, scale, blocks: right(scale, -blocks))
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -337,6 +344,12 @@ CLAIMS = {
         "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
         "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
+    },
+    # chapter 14
+    14: {
+        "an effect is the changed arm minus the paper's": (OTHER_WAY_ROUND, "forest"),
+        "the interval is that of the differences by hand": (POPULATION, "equal forest"),
+        "V1 moves a block from S2 to S3, V2 one back": (MOVED_BACK, "costs"),
     },
 }
 LINES = [

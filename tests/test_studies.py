@@ -426,6 +426,30 @@ def test_each_arm_adds_or_leaves_out_what_it_says(scale):
     assert changed("nothing", "everything") == set().union(*fields.values())
 
 
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_each_ablation_changes_one_option(scale):
+    told = {run.cell["arm"]: run.recipe for run in ablations.plan(scale).runs}
+    assert set(told) == set(ablations.ARMS)
+    base = told[ablations.BASE]
+    for arm, recipe_ in told.items():
+        one, other = (dict(o.split("=", 1) for o in r.options) for r in (recipe_, base))
+        changed = {n for n in one.keys() | other.keys() if one.get(n) != other.get(n)}
+        assert len(changed) == (arm != ablations.BASE), arm
+        assert replace(recipe_, options=base.options, seed=base.seed) == base
+        values = {
+            name: value if value.isalpha() else json.loads(value) for name, value in one.items()
+        }
+        create_model(recipe_.model, 16, 32, **values)
+    depths = {
+        arm: [stage[1] for stage in json.loads(told[arm].options[0].partition("=")[2])]
+        for arm in told
+    }
+    (_, _, S2, S3, _), V1, V2 = (
+        depths[arm] for arm in (ablations.BASE, "V1, a block to S3", "V2, a block to S2")
+    )
+    assert (V1[2], V1[3], V2[2], V2[3]) == (S2 - 1, S3 + 1, S2 + 1, S3 - 1)
+
+
 def test_the_recipes_grid_is_whole():
     plan = recipe.plan("small")
     cells = [(run.cell["lr"], run.recipe.drop_path) for run in plan.runs if run.cell["seed"] == 0]

@@ -1,12 +1,13 @@
 """The study `ablations`: one hybrid, and one choice of it changed at a time (chapter 14).
 
-The arms are those of the paper's Tables 6 to 9, and three that it does not report: the bias after
-the softmax, no squeeze-and-excitation, average pooling. The paper's choices are trained with as
-many seeds again: what these differ by from the first ones is what nothing at all does.
+The arms are those of the paper's Tables 6 to 9, and four that it does not report: the bias after
+the softmax, smaller heads, no squeeze-and-excitation, average pooling. The paper's choices are
+trained with two seeds more: what these differ by from the first is what nothing at all does.
 """
 
 import json
 from dataclasses import replace
+from itertools import product
 
 from coatnet_mini.studies.layout import SMALL
 from coatnet_mini.studies.plans import Plan, Planned
@@ -20,11 +21,11 @@ BASE = "the paper's"
 PILOTED = {
     "small": (
         "One seed (100, not in the study), the paper's choices alone, 2,000 images; chance is "
-        "6.3 %. Rejected, as too slow for 60 runs: four networks of 0.10 to 0.12 M parameters, 300 "
-        "steps of 64, 51.3 and 57.9 % (lr 0.002), 77.3 and 85.4 % (lr 0.004). The network of the "
-        "77.3 %, with batches of 32: 55.5 % at lr 0.004, 59.1 % at 0.008. Taken: this, 0.008 for "
-        "all arms, so that the rate was chosen for the paper's choices, and coarsely. No other "
-        "arm was tried before the study."
+        "6.3 %. Rejected, as too slow: four networks of 0.10 to 0.12 M parameters, 300 steps of "
+        "64, 51.3 and 57.9 % (lr 0.002), 77.3 and 85.4 % (lr 0.004). The network of the 77.3 %, "
+        "with batches of 32: 55.5 % at lr 0.004, 59.1 % at 0.008. Taken: this, 0.008 for all arms, "
+        "so that the rate was chosen for the paper's choices, and coarsely. No other arm was tried "
+        "before the study. Five seeds were planned; time allowed three."
     ),
     "gpu": "Nothing.",
 }
@@ -83,15 +84,13 @@ RECIPES = {
         device="auto",
     ),
 }
-SEEDS = range(5)
-AGAIN = range(5, 10)  # of the paper's choices alone
+SEEDS = range(3)
+AGAIN = range(5, 7)  # of the paper's choices alone
 
 
 def plan(scale: str) -> Plan:
-    cells = []
-    for seed, more in zip(SEEDS, AGAIN, strict=True):
-        cells += [(arm, seed) for arm in ARMS] + [(BASE, more)]
-    runs = tuple(planned(scale, arm, seed) for arm, seed in cells)
+    cells = [*product(SEEDS, ARMS), *product(AGAIN, [BASE])]
+    runs = tuple(planned(scale, arm, seed) for seed, arm in cells)
     return Plan("ablations", scale, QUESTION, PILOTED[scale], runs)
 
 
