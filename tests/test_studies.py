@@ -20,7 +20,16 @@ from scipy import stats
 from coatnet_mini.cost import cost
 from coatnet_mini.images import raw_digits
 from coatnet_mini.models import create_model
-from coatnet_mini.studies import bias, ceit, layout, list_studies, recipe, student, study
+from coatnet_mini.studies import (
+    ablations,
+    bias,
+    ceit,
+    layout,
+    list_studies,
+    recipe,
+    student,
+    study,
+)
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.studies.results import FOLDER
@@ -45,6 +54,7 @@ TINY = Recipe(
     options=('stages=[["P",1,8,2],["T",1,8,1]]', "head_dim=8"),
 )
 MOST_BYTES = 200_000
+STUDIES = {"ablations": ablations, "bias": bias, "ceit": ceit, "layout": layout, "recipe": recipe}
 
 
 def tiny(runs=4, steps=6) -> Plan:
@@ -292,7 +302,7 @@ def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["color"], "unknown study 'color'; choose from bias, ceit, layout, recipe"),
+        (["color"], "unknown study 'color'; choose from ablations, bias, ceit, layout, recipe"),
         (["bias", "--scale", "big"], "unknown scale 'big'; choose from small, gpu"),
         (["bias", "--minutes", "0"], "minutes is 0; it must be above 0"),
         (["bias", "--minutes", "nan"], "minutes is nan; it must be above 0"),
@@ -331,7 +341,7 @@ def test_each_process_of_a_launcher_stands_alone(monkeypatch):
 # ---- The plans
 
 
-@pytest.mark.parametrize("module", [bias, ceit, layout, recipe])
+@pytest.mark.parametrize("module", STUDIES.values())
 @pytest.mark.parametrize("scale", ["small", "gpu"])
 def test_plans_are_whole(module, scale):
     plan = module.plan(scale)
@@ -359,7 +369,7 @@ def toy(recipe: Recipe) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("module", [bias, ceit, layout, recipe])
+@pytest.mark.parametrize("module", STUDIES.values())
 def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SHAPES_TEST", 16)
     seen = {}
@@ -424,6 +434,30 @@ def test_each_arm_adds_or_leaves_out_what_it_says(scale):
         assert changed("nothing", name) == expected, name
         assert changed("everything", f"everything but {name}") == expected, name
     assert changed("nothing", "everything") == set().union(*fields.values())
+
+
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_each_ablation_changes_one_option(scale):
+    told = {run.cell["arm"]: run.recipe for run in ablations.plan(scale).runs}
+    assert set(told) == set(ablations.ARMS)
+    base = told[ablations.BASE]
+    for arm, recipe_ in told.items():
+        one, other = (dict(o.split("=", 1) for o in r.options) for r in (recipe_, base))
+        changed = {n for n in one.keys() | other.keys() if one.get(n) != other.get(n)}
+        assert len(changed) == (arm != ablations.BASE), arm
+        assert replace(recipe_, options=base.options, seed=base.seed) == base
+        values = {
+            name: value if value.isalpha() else json.loads(value) for name, value in one.items()
+        }
+        create_model(recipe_.model, 16, 32, **values)
+    depths = {
+        arm: [stage[1] for stage in json.loads(told[arm].options[0].partition("=")[2])]
+        for arm in told
+    }
+    (_, _, S2, S3, _), V1, V2 = (
+        depths[arm] for arm in (ablations.BASE, "V1, a block to S3", "V2, a block to S2")
+    )
+    assert (V1[2], V1[3], V2[2], V2[3]) == (S2 - 1, S3 + 1, S2 + 1, S3 - 1)
 
 
 def test_the_recipes_grid_is_whole():
@@ -574,8 +608,7 @@ def test_shipped_results_are_whole_and_small(name):
     path = FOLDER / f"{name}.json"
     assert path.stat().st_size <= MOST_BYTES
     found = study(name)
-    plans = {"bias": bias, "ceit": ceit, "layout": layout, "recipe": recipe}
-    plan = plans[found.name].plan(found.scale)
+    plan = STUDIES[found.name].plan(found.scale)
     runs = list(plan.runs)
     if plan.after and len(found.runs) >= len(runs):
         runs += plan.after(found.runs[: len(runs)])
