@@ -20,7 +20,7 @@ from scipy import stats
 from coatnet_mini.cost import cost
 from coatnet_mini.images import raw_digits
 from coatnet_mini.models import create_model
-from coatnet_mini.studies import bias, layout, list_studies, recipe, student, study
+from coatnet_mini.studies import bias, layout, list_studies, locality, recipe, student, study
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.studies.results import FOLDER
@@ -292,7 +292,7 @@ def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["color"], "unknown study 'color'; choose from bias, layout, recipe"),
+        (["color"], "unknown study 'color'; choose from bias, layout, locality, recipe"),
         (["bias", "--scale", "big"], "unknown scale 'big'; choose from small, gpu"),
         (["bias", "--minutes", "0"], "minutes is 0; it must be above 0"),
         (["bias", "--minutes", "nan"], "minutes is nan; it must be above 0"),
@@ -548,7 +548,7 @@ def test_shipped_results_are_whole_and_small(name):
     path = FOLDER / f"{name}.json"
     assert path.stat().st_size <= MOST_BYTES
     found = study(name)
-    plan = {"bias": bias, "layout": layout, "recipe": recipe}[found.name].plan(found.scale)
+    plan = {"bias": bias, "layout": layout, "locality": locality, "recipe": recipe}[found.name].plan(found.scale)
     runs = list(plan.runs)
     if plan.after and len(found.runs) >= len(runs):
         runs += plan.after(found.runs[: len(runs)])
