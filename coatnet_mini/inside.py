@@ -124,7 +124,7 @@ TEMPLATES = {  # (rows, columns) of each 3×3 template; all nine are orthonormal
     "blur": [(0, 0)],
     "edge": [(0, 1), (1, 0)],
     "line": [(0, 2), (2, 0), (1, 1)],
-    "finer": [(1, 2), (2, 1), (2, 2)],
+    "spot": [(1, 2), (2, 1), (2, 2)],  # and what else is finer than a line
 }
 
 
@@ -143,23 +143,29 @@ def explained(kernels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def occlusion(score: Callable, images: Tensor, side: int, paper: float = -1.0) -> Tensor:
-    """How much the score falls when one patch of side×side pixels is covered: (B, H/side, W/side).
+def occlusion(network: Callable, images: Tensor, labels: Tensor, side: int, paper: float = -1.0):
+    """How much log p(label) falls when a patch of side×side pixels is covered with paper.
 
-    score: images (B, C, H, W) → (B,). Patches that are paper already change nothing, and are not
-    tried.
+    Args:
+        network: images (B, C, H, W) → logits (B, classes). labels: (B,).
+
+    Returns:
+        (B, H/side, W/side); 0 where a patch is paper already, which is not tried.
     """
-    B, C, H, W = images.shape
-    whole = score(images)
-    patches = F.unfold((images - paper).abs(), side, stride=side).sum(1)  # (B, n)
-    of, at = patches.nonzero(as_tuple=True)
-    covered = images[of].clone()
+    H, W = images.shape[2:]
     columns = W // side
+    ink = F.unfold((images - paper).abs(), side, stride=side).sum(1)  # (B, patches)
+    of, at = ink.nonzero(as_tuple=True)
+    covered = images[of].clone()
     for image, n in zip(covered, at.tolist(), strict=True):
         row, column = n // columns * side, n % columns * side
         image[:, row : row + side, column : column + side] = paper
-    falls = torch.zeros_like(patches)
-    after = [score(part) for part in covered.split(256)]
-    after = torch.cat(after) if after else whole[:0]
-    falls[of, at] = whole[of] - after if len(of) else falls[of, at]
+
+    def log_share(images, labels):
+        return network(images).log_softmax(1).gather(1, labels[:, None])[:, 0]
+
+    falls, before = torch.zeros_like(ink), log_share(images, labels)
+    for part in torch.arange(len(of)).split(256):
+        own = of[part]
+        falls[own, at[part]] = before[own] - log_share(covered[part], labels[own])
     return falls.unflatten(1, (H // side, columns))

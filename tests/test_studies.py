@@ -548,7 +548,9 @@ def test_shipped_results_are_whole_and_small(name):
     path = FOLDER / f"{name}.json"
     assert path.stat().st_size <= MOST_BYTES
     found = study(name)
-    plan = {"bias": bias, "layout": layout, "locality": locality, "recipe": recipe}[found.name].plan(found.scale)
+    plan = {"bias": bias, "layout": layout, "locality": locality, "recipe": recipe}[
+        found.name
+    ].plan(found.scale)
     runs = list(plan.runs)
     if plan.after and len(found.runs) >= len(runs):
         runs += plan.after(found.runs[: len(runs)])

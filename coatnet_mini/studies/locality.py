@@ -23,8 +23,8 @@ QUESTION = (
 )
 PILOTED = {
     "small": (
-        "One seed (100, not in the study), 300 steps of 32: with convolutions 98.5 % held out, with "
-        "patches 48.6 % and still rising. So both have three times as many steps."
+        "One seed (100, not in the study), 300 steps of 32: with convolutions 98.5 % held out, "
+        "with patches 48.6 % and still rising. So both have three times as many steps."
     ),
     "gpu": "Nothing.",
 }
