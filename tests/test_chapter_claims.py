@@ -18,7 +18,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini import (
+    attention,
+    blocks,
+    cheaper,
+    coatnet,
+    convolution,
+    inside,
+    shapes,
+    weighted_sum,
+)
 from coatnet_mini.studies import results
 from coatnet_mini.train import optimization
 from conftest import difference
@@ -225,6 +234,11 @@ OTHER_WAY_ROUND = Mistake(
     "Study.difference",
     lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
 )
+# chapter 15
+NOT_SILENT = Mistake(inside, "silenced", lambda right, network, parts: right(network, {}))
+ONE_FARTHER = Mistake(inside, "half_distance", lambda right, *a: right(*a) + 1)
+OTHER_NAMES = Mistake(inside, "explained", lambda right, kernels: right(kernels).flip(1))
+MISSED_LEAST = Mistake(inside, "occlusion", lambda right, *a, **o: -right(*a, **o))
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -337,6 +351,13 @@ CLAIMS = {
         "tables, norms and biases are not decayed": (DECAY_ALL, "groups"),
         "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
+    },
+    # chapter 15
+    15: {
+        "a silent part leaves out its term": (NOT_SILENT, "equal table"),
+        "half of the weight lies within the circle": (ONE_FARTHER, "half-equal half-table"),
+        "a kernel is named by what explains it": (OTHER_NAMES, "kernel guess-kernel"),
+        "what is covered is what is missed": (MISSED_LEAST, "guess-why cover"),
     },
 }
 LINES = [
