@@ -7,7 +7,7 @@ from coatnet_mini.exercises import Exercise, Mistake
 from coatnet_mini.inside import distances
 
 
-def without(x: Tensor, A: Tensor, v: Tensor, U: Tensor, silent: list[int]) -> Tensor:
+def without(x: Tensor, A: Tensor, v: Tensor, U: Tensor, silent: tuple[int, ...]) -> Tensor:
     """(N, D): x and what the heads add that are not in `silent`; U (heads, D, d)."""
     kept = [h for h in range(len(A)) if h not in silent]
     return x + (A @ v @ U.mT)[kept].sum(0)
@@ -57,7 +57,7 @@ def _noise(rng: torch.Generator, *shape: int) -> Tensor:
 
 def _head_cases(rng: torch.Generator) -> list[dict]:
     cases = []
-    for heads, N, D, d, silent in ((2, 2, 2, 1, [0]), (3, 4, 6, 2, [1]), (4, 3, 5, 2, [0, 3])):
+    for heads, N, D, d, silent in ((2, 2, 2, 1, (0,)), (3, 4, 6, 2, (1,)), (4, 3, 5, 2, (0, 3))):
         A = _noise(rng, heads, N, N).softmax(-1)
         x, v, U = _noise(rng, N, D), _noise(rng, heads, N, d), _noise(rng, heads, D, d)
         cases.append({"x": x, "A": A, "v": v, "U": U, "silent": silent})
@@ -95,7 +95,7 @@ EXERCISES = [
         [
             Mistake(
                 "the heads in `silent` are to be left out; you kept them and left out the others.",
-                lambda x, A, v, U, silent: x + (A @ v @ U.mT)[silent].sum(0),
+                lambda x, A, v, U, silent: x + (A @ v @ U.mT)[list(silent)].sum(0),
             ),
             Mistake(
                 "the shortcut is missing: y begins with x.",

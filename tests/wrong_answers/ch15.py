@@ -86,7 +86,7 @@ WRONG = {
         (lambda A, away: (A * away).sum(1), "the mean distance"),
         (by_weight, "you sorted by weight"),
         (lambda A, away: circles(A, away, inner=True), "one ring too small"),
-        (lambda A, away: circles(A.T / A.T.sum(1, keepdim=True), away), "you took its columns"),
+        (lambda A, away: circles(A.T / A.T.sum(1, keepdim=True), away), "You took its columns"),
         (lambda A, away: circles(A, away)[:1], "expected shape (5,), got (1,)"),
     ],
     "15.3": [
