@@ -26,6 +26,7 @@ from coatnet_mini import (
     cheaper,
     coatnet,
     convolution,
+    inside,
     published,
     shapes,
     weighted_sum,
@@ -281,6 +282,11 @@ POPULATION = Mistake(
     lambda right, values, level=0.95: right([*values, sum(values) / len(values)], level),
 )
 MOVED_BACK = Mistake(ablations, "moved", lambda right, scale, blocks: right(scale, -blocks))
+# chapter 15
+NOT_SILENT = Mistake(inside, "silenced", lambda right, network, parts: right(network, {}))
+ONE_FARTHER = Mistake(inside, "half_distance", lambda right, *a: right(*a) + 1)
+OTHER_NAMES = Mistake(inside, "explained", lambda right, kernels: right(kernels).flip(1))
+MISSED_LEAST = Mistake(inside, "occlusion", lambda right, *a, **o: -right(*a, **o))
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -431,6 +437,13 @@ CLAIMS = {
         "an effect is the changed arm minus the paper's": (OTHER_WAY_ROUND, "forest"),
         "the interval is that of the differences by hand": (POPULATION, "equal forest"),
         "V1 moves a block from S2 to S3, V2 one back": (MOVED_BACK, "costs"),
+    },
+    # chapter 15
+    15: {
+        "a silent part leaves out its term": (NOT_SILENT, "equal table"),
+        "half of the weight lies within the circle": (ONE_FARTHER, "half-equal half-table"),
+        "a kernel is named by what explains it": (OTHER_NAMES, "kernel guess-kernel"),
+        "what is covered is what is missed": (MISSED_LEAST, "guess-why cover"),
     },
 }
 LINES = [
