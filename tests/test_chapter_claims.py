@@ -338,6 +338,15 @@ CLAIMS = {
         "the last step of the warm-up has the peak": (LATE_BY_A_STEP, "equal"),
         "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-alone effects"),
     },
+    # chapter 13
+    13: {
+        "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "equal pitfall-align"),
+        "starts are compared seed by seed": (SEEDS_AS_STRANGERS, "tune-guess tune augment"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "broken tune augment transfer",
+        ),
+    },
 }
 LINES = [
     pytest.param(chapter, *line, id=f"{chapter}: {words}")
