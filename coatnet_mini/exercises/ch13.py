@@ -39,9 +39,9 @@ def _extra(epochs, more, ratio, linear, pairs, powers=(2, 4)) -> Tensor:
     return more * large / (epochs * (linear + pairs))
 
 
-def sharpened(b: Tensor, N: int, more: int) -> Tensor:
+def sharpened(bias: Tensor, N: int, more: int) -> Tensor:
     """(n,): the bias with which one offset keeps its share of the weight among more positions."""
-    return b + math.log((more - 1) / (N - 1))
+    return bias + math.log((more - 1) / (N - 1))
 
 
 def _read_cases(rng: torch.Generator) -> list[dict]:
@@ -73,10 +73,10 @@ def _cost_cases(rng: torch.Generator) -> list[dict]:
 
 
 def _bias_cases(rng: torch.Generator) -> list[dict]:
-    cases = [{"b": torch.tensor([0.0, 8.0], dtype=torch.float64), "N": 196, "more": 576}]
+    cases = [{"bias": torch.tensor([0.0, 8.0], dtype=torch.float64), "N": 196, "more": 576}]
     for side in (4, 7):
         b = 5 * torch.randn(4, generator=rng, dtype=torch.float64)
-        cases.append({"b": b, "N": side**2, "more": (2 * side) ** 2})
+        cases.append({"bias": b, "N": side**2, "more": (2 * side) ** 2})
     return cases
 
 
@@ -139,19 +139,19 @@ EXERCISES = [
             Mistake(
                 "pairs of positions grow with the square of the positions: the fourth power of "
                 "the side.",
-                lambda *a: _extra(*a, powers=(2, 2)),
+                lambda **given: _extra(**given, powers=(2, 2)),
             ),
             Mistake(
                 "the ratio is that of the sides; a grid has rows and columns.",
-                lambda *a: _extra(*a, powers=(1, 2)),
+                lambda **given: _extra(**given, powers=(1, 2)),
             ),
             Mistake(
                 "that is both trainings together; the second alone is asked for.",
-                lambda *a: 1 + _extra(*a),
+                lambda **given: 1 + _extra(**given),
             ),
             Mistake(
                 "the epochs are missing: the second training is shorter than the first.",
-                lambda epochs, more, *a: _extra(1, 1, *a),
+                lambda **given: _extra(**{**given, "epochs": 1, "more": 1}),
             ),
         ],
     ),
@@ -162,15 +162,15 @@ EXERCISES = [
         [
             Mistake(
                 "nearly: the offset itself is one of the N. It is the number of others that grew.",
-                lambda b, N, more: b + math.log(more / N),
+                lambda bias, N, more: bias + math.log(more / N),
             ),
             Mistake(
                 "a bias is in the exponent: what multiplies the weight is added as a logarithm.",
-                lambda b, N, more: b * (more - 1) / (N - 1),
+                lambda bias, N, more: bias * (more - 1) / (N - 1),
             ),
             Mistake(
                 "with more positions the head is diluted: the bias must grow.",
-                lambda b, N, more: b - math.log((more - 1) / (N - 1)),
+                lambda bias, N, more: bias - math.log((more - 1) / (N - 1)),
             ),
         ],
     ),

@@ -38,8 +38,8 @@ def cost(side, linear, pairs):
     return linear * side * side + pairs * side * side * side * side
 
 
-def share(b, N):
-    return b.exp() / (b.exp() + N - 1)
+def share(bias, N):
+    return bias.exp() / (bias.exp() + N - 1)
 
 
 WRONG = {
@@ -84,12 +84,15 @@ WRONG = {
         ),
     ],
     "13.4": [
-        (lambda b, N, more: b + torch.tensor(more / N).double().log(), "the number of others"),
-        (lambda b, N, more: b * (more - 1) / (N - 1), "added as a logarithm"),
         (
-            lambda b, N, more: b + torch.tensor((N - 1) / (more - 1)).double().log(),
+            lambda bias, N, more: bias + torch.tensor(more / N).double().log(),
+            "the number of others",
+        ),
+        (lambda bias, N, more: bias * (more - 1) / (N - 1), "added as a logarithm"),
+        (
+            lambda bias, N, more: bias + torch.tensor((N - 1) / (more - 1)).double().log(),
             "the bias must grow",
         ),
-        (lambda b, N, more: share(b, more)[:1], "expected shape (2,), got (1,)"),
+        (lambda bias, N, more: share(bias, more)[:1], "expected shape (2,), got (1,)"),
     ],
 }
