@@ -10,6 +10,7 @@ from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
 from coatnet_mini.book_map import CHAPTERS, you_are_here
+from coatnet_mini.explore import guess
 from tests import ROOT
 from tools import clock
 
@@ -27,6 +28,12 @@ FRONT = """\
 ```
 
 ```{book-chapters}
+```
+
+```{book-exercises}
+```
+
+```{book-lessons}
 ```
 """
 
@@ -48,6 +55,14 @@ window
 TERMS = """
 A self-attention has heads; each head looks through a window of `head` and $head$.
 
+## Exercises
+
+### Exercise 3.1 · Both < ends ★
+
+Difficulty 2 of 5 · 10 min
+
+### Exercise without a time
+
 ## The head
 
 [Another head](https://example.org), forehead, self-attentions.
@@ -56,6 +71,7 @@ A self-attention has heads; each head looks through a window of `head` and $head
 
 def notebook(slug):
     output = {"text/html": you_are_here(5)._repr_html_(), "text/plain": "CoAtNet"}
+    asked = guess("Is it 3 < 4?", ["yes", "no"], answer="no", because="so.")
     cells = [
         {
             "cell_type": "markdown",
@@ -74,8 +90,9 @@ def notebook(slug):
                     "output_type": "execute_result",
                     "execution_count": 1,
                     "metadata": {},
-                    "data": output,
+                    "data": data,
                 }
+                for data in (output, {"text/html": asked._repr_html_(), "text/plain": "Guess"})
             ],
         },
     ]
@@ -145,6 +162,21 @@ def test_a_term_leads_to_the_glossary_where_it_is_first_used(site):
     assert {link["href"].split("#")[1] for link in links} <= {
         term["id"] for term in page(site, "book/glossary").select("dt[id]")
     }
+
+
+def test_exercises_and_guesses_are_listed_where_they_stand(site):
+    front = page(site, "book/index")
+    rows = [row for row in front.select(".book-exercises tr") if row.a]
+    assert [[cell.text for cell in row.select("td")] for row in rows] == [
+        ["3.1 · Both < ends ★", "2 of 5", "10 min"]
+    ] * len(BUILT)
+    guesses = front.select(".book-lessons li")
+    assert [item.text for item in guesses] == ["Guess: Is it 3 < 4?"] * len(BUILT)
+    for slug, exercise, asked in zip(BUILT, rows, guesses, strict=True):
+        for link in (exercise.a["href"], asked.a["href"]):
+            address, _, anchor = link.partition("#")
+            assert address == f"../chapters/{slug}.html"
+            assert page(site, f"chapters/{slug}").find(id=anchor)
 
 
 def test_routes_add_up_the_clocks_of_the_book(site):

@@ -76,6 +76,13 @@ def test_old_python_is_passed_over(bare):
     assert message == "PYTHON=python3 is not Python 3.11 or newer"
 
 
+def test_a_python_in_a_folder_with_spaces_is_found(bare):
+    (bare / "my programs").mkdir()
+    broken = 'case "$2" in *ensurepip*) exit 1;; esac; exit 0'
+    python = program(bare / "my programs", "python", broken)
+    assert one_line(make_environment(bare, PYTHON=str(python))).startswith(f"{python} has no venv")
+
+
 def test_missing_venv_module_names_the_package(bare):
     broken = 'case "$2" in *ensurepip*) exit 1;; esac; exit 0'
     program(bare / "bin", "python3", broken)

@@ -7,7 +7,12 @@ cd "$(dirname "$0")/.."
 is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
 find_python() {
-    for name in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+    if [ -n "${PYTHON:-}" ]; then
+        set -- "$PYTHON"
+    else
+        set -- python3 python3.13 python3.12 python3.11 python
+    fi
+    for name; do
         if is_new_enough "$name"; then echo "$name"; return; fi
     done
     if [ -n "${PYTHON:-}" ]; then

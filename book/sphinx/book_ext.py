@@ -5,6 +5,9 @@ Directives for the Markdown pages, each filled in when the page is written:
     ```{book-map}         the network, every part a link to its chapter
     ```{book-routes}      three ways through the book, with the hours that they take
     ```{book-chapters}    all chapters by part, with the minutes of each
+    ```{book-exercises}   every exercise, with difficulty and minutes, a link to where it stands
+    ```{book-lessons}     every figure with controls and every guess, by chapter; on this page the
+                          titles of figures in italics lead there too
 
 The map of a chapter's cell is drawn again here, so that its links lead to pages. The first time a
 chapter uses a term of the glossary, the term leads there, and says what it means under the mouse.
@@ -34,10 +37,13 @@ from coatnet_mini.book_map import CHAPTERS, PARTS_OF_THE_BOOK, Chapter, you_are_
 from tools.clock import LINE, Clock, clock  # noqa: E402
 
 Link = Callable[[Chapter], str | None]
+Read = Callable[[Chapter], nodes.document]  # the tree of a chapter's page
 MAP = re.compile(r'<nav class="book-map"(?: data-chapter="(\d+)")?.*?</nav>', re.S)
 # The theme asks another host for these; the book has no use for live cells in the page.
 FOREIGN = ("thebe", "unpkg.com")
 GLOSSARY = "book/glossary"
+DIFFICULTY = re.compile(r"Difficulty (\d) of 5 · (\d+) min")
+QUESTION = re.compile(r"<p><b>Guess\.</b> (.*?)</p>", re.S)
 # Also everyday words: a link at each of them would say nothing.
 SAID_TOO_OFTEN = {"content", "contents", "roll", "rolls", "window", "windows", "stage", "stages"}
 
@@ -63,15 +69,15 @@ def hours(minutes: int) -> str:
     return f"{whole}{'½' if half else ''} hours"
 
 
-def map_html(link: Link) -> str:
+def map_html(link: Link, read: Read) -> str:
     return you_are_here().to_html(link)
 
 
-def routes_html(link: Link) -> str:
-    read = list(clocks().values())
-    tour = sum(c.tour for c in read)
-    core = sum(c.core for c in read)
-    every = core + sum(c.deeper + c.exercises for c in read)
+def routes_html(link: Link, read: Read) -> str:
+    times = list(clocks().values())
+    tour = sum(c.tour for c in times)
+    core = sum(c.core for c in times)
+    every = core + sum(c.deeper + c.exercises for c in times)
     rows = {
         "Tour": (tour, "The figures with controls, and the text above and below each."),
         "Core": (core, "The chapters without <em>Going deeper</em> and without exercises."),
@@ -84,11 +90,11 @@ def routes_html(link: Link) -> str:
     return f'<ul class="book-routes">{items}</ul>'
 
 
-def chapters_html(link: Link) -> str:
-    read, parts = clocks(), []
+def chapters_html(link: Link, read: Read) -> str:
+    times, parts = clocks(), []
     for caption, (first, last) in PARTS_OF_THE_BOOK.items():
         rows = (
-            chapter_row(c, link(c), read.get(c.number))
+            chapter_row(c, link(c), times.get(c.number))
             for c in CHAPTERS
             if first <= c.number <= last
         )
@@ -103,7 +109,56 @@ def chapter_row(chapter: Chapter, address: str | None, read: Clock | None) -> st
     return f'<li><a href="{html.escape(address)}">{name}</a> <small>{read.core} min</small></li>'
 
 
-FILLED = {"book-map": map_html, "book-routes": routes_html, "book-chapters": chapters_html}
+def exercises_html(link: Link, read: Read) -> str:
+    rows = []
+    for chapter in CHAPTERS:
+        if (address := link(chapter)) is None:
+            continue
+        rows.append(f'<tr><th colspan="3" scope="rowgroup">{html.escape(chapter.name)}</th></tr>')
+        for section in read(chapter).findall(nodes.section):
+            title = section.next_node(nodes.title).astext()
+            if title.startswith("Exercise ") and (stated := DIFFICULTY.search(section.astext())):
+                name = html.escape(title.removeprefix("Exercise "))
+                rows.append(
+                    f'<tr><td><a href="{address}#{section["ids"][0]}">{name}</a></td>'
+                    f"<td>{stated[1]} of 5</td><td>{stated[2]} min</td></tr>"
+                )
+    return (
+        '<table class="table book-exercises"><thead><tr><th>Exercise</th><th>Difficulty</th>'
+        f"<th>Time</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def lessons_html(link: Link, read: Read) -> str:
+    parts = []
+    for chapter in CHAPTERS:
+        if (address := link(chapter)) is not None:
+            items = "".join(lesson_items(address, read(chapter)))
+            parts.append(f"<p>{html.escape(chapter.name)}</p><ul>{items}</ul>")
+    return f'<div class="book-lessons">{"".join(parts)}</div>'
+
+
+def lesson_items(address: str, page: nodes.document):
+    """A list item for each live figure and each guess of a page, in their order."""
+    for node in page.findall(nodes.raw):
+        if spec := node.get("spec"):
+            figure = json.loads(spec)
+            name = html.escape(figure["title"])
+            yield f'<li><a href="{address}#figure-{figure["id"]}">{name}</a></li>'
+        elif found := QUESTION.search(node.astext()):
+            section = node.parent
+            while not isinstance(section, nodes.section):
+                section = section.parent
+            yield f'<li>Guess: <a href="{address}#{section["ids"][0]}">{found[1]}</a></li>'
+
+
+FILLED = {
+    "book-map": map_html,
+    "book-routes": routes_html,
+    "book-chapters": chapters_html,
+    "book-exercises": exercises_html,
+    "book-lessons": lessons_html,
+}
 
 
 # ---- Sphinx --------------------------------------------------------------------------------------
@@ -127,7 +182,7 @@ class FillIn(SphinxPostTransform):
     def run(self, **kwargs) -> None:
         for node in self.document.findall(nodes.raw):
             if name := node.get("filled_by"):
-                self.replace(node, FILLED[name](self.link))
+                self.replace(node, FILLED[name](self.link, self.read))
             elif MAP.search(node.astext()):
                 self.replace(node, MAP.sub(self.draw, node.astext()))
 
@@ -141,9 +196,40 @@ class FillIn(SphinxPostTransform):
             return None
         return self.app.builder.get_relative_uri(self.env.docname, target)
 
+    def read(self, chapter: Chapter) -> nodes.document:
+        return self.env.get_doctree(f"chapters/{chapter.slug}")
+
     @staticmethod
     def replace(node: nodes.raw, text: str) -> None:
         node.children[:] = [nodes.Text(text)]
+
+
+class LinkFigures(SphinxPostTransform):
+    """On a page with {book-lessons}, the title of a live figure in italics leads to the figure."""
+
+    default_priority = 490  # before the place is filled
+
+    def run(self, **kwargs) -> None:
+        if any(
+            node.get("filled_by") == "book-lessons" for node in self.document.findall(nodes.raw)
+        ):
+            figures = self.figures()
+            for italic in list(self.document.findall(nodes.emphasis)):
+                if address := figures.get(italic.astext()):
+                    link = nodes.reference("", "", internal=True, refuri=address)
+                    italic.replace_self(link)
+                    link += nodes.inline("", "", italic)
+
+    def figures(self) -> dict[str, str]:
+        found = {}
+        for name in sorted(self.env.found_docs):
+            if name.startswith("chapters/"):
+                page = self.app.builder.get_relative_uri(self.env.docname, name)
+                for node in self.env.get_doctree(name).findall(nodes.raw):
+                    if spec := node.get("spec"):
+                        figure = json.loads(spec)
+                        found[figure["title"]] = f"{page}#figure-{figure['id']}"
+        return found
 
 
 class LinkTerms(SphinxPostTransform):
@@ -230,6 +316,7 @@ def setup(app: Sphinx) -> dict:
     for name in FILLED:
         app.add_directive(name, BookDirective)
     app.add_post_transform(FillIn)
+    app.add_post_transform(LinkFigures)
     app.add_post_transform(LinkTerms)
     app.connect("doctree-read", name_clocks)
     app.connect("html-page-context", mend_page, priority=900)
