@@ -9,7 +9,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from coatnet_mini.explore.scripts import constant
 from tools.find_chromium import find_chromium
 
-FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # no other host is reached
+]
 
 # Typed arrays travel as { f32: base64 } both ways: JSON would take seconds for a network's maps.
 TRAVEL = """

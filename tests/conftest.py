@@ -25,6 +25,16 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=key)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """`--dist loadfile`, with the longest first and the site's pages shared out."""
+    if config.getoption("dist") == "loadfile":
+        from tests.schedule import Shares
+
+        return Shares(config, log)
+    return None
+
+
 @pytest.fixture(autouse=True)
 def fresh_state():
     """Seed 0, one thread and float32; nothing is imported for it."""

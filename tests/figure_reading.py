@@ -1,5 +1,6 @@
 """Reads back what a figure shows in the browser, and says whether Python computed just that."""
 
+import base64
 from functools import lru_cache
 
 import numpy as np
@@ -11,6 +12,7 @@ from coatnet_mini.explore.twin import Computed
 FRAMES = """() => new Promise((done) =>
   requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"""
 
+# The colours travel as base64: as a list of numbers they would take longer than all else.
 # Reads back what is drawn: colours of every cell, bars and curves in units of their frame, texts.
 READ = """(root) => [...root.querySelectorAll('.cm-view')].map((view) => {
   const name = view.querySelector('figcaption').textContent;
@@ -19,11 +21,14 @@ READ = """(root) => [...root.querySelectorAll('.cm-view')].map((view) => {
   if (canvas) {
     const { width, height } = canvas;
     const { data } = canvas.getContext('2d').getImageData(0, 0, width, height);
+    let bytes = '';
+    for (let k = 0; k < data.length; k += 32768)
+      bytes += String.fromCharCode(...data.subarray(k, k + 32768));
     const texts = [...view.querySelectorAll('.cm-cells span')].map((span) => span.textContent);
     const path = view.querySelector('.cm-hatched')?.getAttribute('d') ?? '';
     const cells = [...path.matchAll(/M(\\d+) (\\d+)/g)];
     const hatched = cells.map((cell) => cell[2] * width + Number(cell[1]));
-    return { name, kind: 'map', width, height, data: [...data], texts, hatched, said };
+    return { name, kind: 'map', width, height, data: btoa(bytes), texts, hatched, said };
   }
   const bars = [...view.querySelectorAll('.cm-bar')];
   if (bars.length) {
@@ -79,14 +84,21 @@ def printed(text: str) -> float:
 
 
 def assert_shows(root, figure, **options):
-    """Every view of the figure shows exactly the numbers that Python computed for `options`; what
-    a twin computes in the page, within float32 and a frame later."""
-    if isinstance(figure, Computed):
-        root.evaluate(FRAMES)
-        if not hasattr(figure.function, "cache_info"):  # its views are read one by one
-            figure.function = lru_cache(maxsize=2)(figure.function)
+    """Every view of the figure shows exactly the numbers that Python computed for `options`."""
+    assert_views_show(look(root)["views"], root, figure, options)
+
+
+def assert_look(seen: dict, root, figure) -> None:
+    """What was looked at are the numbers that Python computes for the state it says it is in."""
+    assert_views_show(seen["views"], root, figure, options_in(figure, seen["state"]))
+
+
+def assert_views_show(drawn: list[dict], root, figure, options):
+    """`drawn` are the numbers for `options`; what a twin computes in the page, within float32."""
+    if isinstance(figure, Computed) and not hasattr(figure.function, "cache_info"):
+        figure.function = lru_cache(maxsize=2)(figure.function)  # its views are read one by one
     theme = root.get_attribute("data-theme")
-    shown = {view["name"]: view for view in root.evaluate(READ)}
+    shown = {view["name"]: view for view in drawn}
     assert list(sorted(shown)) == sorted(figure.views)
     for name, view in figure.views.items():
         numbers = figure.numbers(name, **options)
@@ -118,7 +130,8 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
         value = high - np.array(drawn["data"]) * (high - low) / 100
         assert np.allclose(value, numbers, atol=slack(figure) * (high - low))
     else:
-        pixels = np.array(drawn["data"]).reshape(drawn["height"], drawn["width"], 4)
+        data = np.frombuffer(base64.b64decode(drawn["data"]), np.uint8)
+        pixels = data.astype(int).reshape(drawn["height"], drawn["width"], 4)
         assert np.all(pixels[..., 3] == 255)
         levels = (-1, 0, 1) if isinstance(figure, Computed) else (0,)
         given = (numbers, limits, theme)
@@ -131,50 +144,72 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
             assert text == "" if k in masked else close(figure, printed(text), numbers.flat[k])
 
 
-CONTROLS = """(root) => [...root.querySelectorAll('.cm-controls > *')].map((control) => {
-  const range = control.querySelector('input[type=range]');
-  const radios = [...control.querySelectorAll('input[type=radio]')];
-  if (control.matches('.cm-point')) return -1;
-  return range ? range.valueAsNumber : radios.findIndex((radio) => radio.checked); })"""
+# All that a figure shows and says, once its controls agree with its state. A figure that computes
+# does so in the next frame; one that looks numbers up has drawn them before its event ends.
+LOOK = f"""async (root) => {{
+  const frames = {FRAMES}, read = {READ};
+  const controls = () => [...root.querySelectorAll('.cm-controls > *')].map((control) => {{
+    const range = control.querySelector('input[type=range]');
+    const radios = [...control.querySelectorAll('input[type=radio]')];
+    if (control.matches('.cm-point')) return -1;
+    return range ? range.valueAsNumber : radios.findIndex((radio) => radio.checked); }});
+  const state = () => root.dataset.state.split(' ').map(Number);
+  const agree = () => {{
+    const [said, is] = [controls(), state()];
+    return said.length === is.length && said.every((k, n) => k < 0 || k === is[n]);
+  }};
+  if ('twin' in root.dataset) await frames();
+  for (let k = 0; k < 60 && !agree(); k++) await frames();
+  const sliders = [...root.querySelectorAll('.cm-control input[type=range]')];
+  const notes = [...root.querySelectorAll('.cm-view:has(.cm-read)')];
+  return {{
+    controls: controls(), state: state(), agree: agree(), views: read(root),
+    spoken: Object.fromEntries(sliders.map((s) => [s.ariaLabel, s.getAttribute('aria-valuetext')])),
+    notes: Object.fromEntries(notes.map((view) => [
+      view.querySelector('figcaption').textContent, view.querySelector('.cm-read').textContent])),
+  }};
+}}"""
+
+
+def look(root) -> dict:
+    """state, views, what is spoken of each slider, and what is read under the pointer by view."""
+    seen = root.evaluate(LOOK)
+    assert seen["agree"], f"the controls say {seen['controls']}, the state is {seen['state']}"
+    return seen
 
 
 def state_of(root) -> list[int]:
     """What the controls say; a position pointed at has none, and is read from the figure."""
-    root.evaluate(FRAMES)  # a click on a position is no control: it shows in the next frame
-    for _ in range(60):
-        controls = root.evaluate(CONTROLS)
-        state = [int(k) for k in root.get_attribute("data-state").split()]
-        shown = [s for k, s in zip(controls, state, strict=True) if k >= 0]
-        if [k for k in controls if k >= 0] == shown:
-            return state
-        root.evaluate(FRAMES)
-    raise AssertionError(f"the controls say {controls}, the figure is in state {state}")
+    return look(root)["state"]
+
+
+def options_in(figure, state: list[int]) -> dict:
+    return {a.name: a.values[k] for a, k in zip(figure.axes, state, strict=True)}
 
 
 def options_of(figure, root) -> dict:
-    return {a.name: a.values[k] for a, k in zip(figure.axes, state_of(root), strict=True)}
+    return options_in(figure, state_of(root))
 
 
 def try_keys(root, figure):
     controls = [k for k, axis in enumerate(figure.axes) if not axis.grid]
     found = root.query_selector_all(".cm-control")
     for k, control in zip(controls, found, strict=True):
-        last = len(figure.axes[k].values) - 1
-        if figure.axes[k].numeric:
+        axis = figure.axes[k]
+        last = len(axis.values) - 1
+        if axis.numeric:
             slider = control.query_selector("input")
             for key in ("End", "ArrowLeft", "Home", "ArrowRight"):
                 slider.press(key)
+                seen = look(root)
                 expected = {"End": last, "ArrowLeft": max(last - 1, 0), "Home": 0}
-                assert state_of(root)[k] == expected.get(key, min(1, last))
-                assert (
-                    slider.get_attribute("aria-valuetext")
-                    == figure.axes[k].options[state_of(root)[k]]
-                )
-                assert_shows(root, figure, **options_of(figure, root))
+                assert seen["state"][k] == expected.get(key, min(1, last))
+                assert seen["spoken"][axis.label] == axis.options[seen["state"][k]]
+                assert_look(seen, root, figure)
         else:
             for _ in range(last + 1):
                 control.query_selector("input:checked").press("ArrowRight")
-                assert_shows(root, figure, **options_of(figure, root))
+                assert_look(look(root), root, figure)
 
 
 def try_pointer(page, root, figure):
@@ -185,24 +220,28 @@ def try_pointer(page, root, figure):
         view, stage = figure.views[name], element.query_selector(".cm-stage")
         rows = 1 if view.kind in ("bars", "line") else view.values.shape[0]
         columns = view.values.shape[1] if view.kind != "bars" else view.values.shape[0]
+        stage.evaluate("(s) => s.scrollIntoView({ block: 'center', behavior: 'instant' })")
         for row, column in {(0, 0), (rows - 1, columns // 2), (rows // 2, columns - 1)}:
             place = at_cell(stage, view, row, column, rows, columns)
-            stage.hover(position=place)
-            assert_read(element, figure, name, row, column, options_of(figure, root))
+            page.mouse.move(*place)
+            seen = look(root)
+            assert_read(seen, figure, name, row, column)
             if view.mark and not view.edit:  # what is painted or dragged is not clicked
-                stage.click(position=place)
+                page.mouse.click(*place)
+                seen = look(root)
                 marked = [a.name for a in figure.axes].index(view.mark[0])
                 wanted = {"cell": row * columns + column, "row": row, "column": column}[
                     view.mark[1]
                 ]
                 if wanted in figure.axes[marked].values:
-                    found = figure.axes[marked].values[state_of(root)[marked]]
+                    found = figure.axes[marked].values[seen["state"][marked]]
                     assert found == wanted, f"{name}: {found} for row {row}, column {column}"
-                assert_shows(root, figure, **options_of(figure, root))
+                assert_look(seen, root, figure)
     page.mouse.move(0, 0)
 
 
-def at_cell(stage, view, row, column, rows, columns) -> dict:
+def at_cell(stage, view, row, column, rows, columns) -> tuple[float, float]:
+    """Where on the screen a cell's middle is."""
     box = stage.bounding_box()
     across = (column + 0.5) / columns
     if view.kind == "line":
@@ -210,11 +249,12 @@ def at_cell(stage, view, row, column, rows, columns) -> dict:
         across = min(max((x[column] - x[0]) / (x[-1] - x[0]), 0.002), 0.998)
     border = 1  # positions are counted from inside it; the figure counts from its outer edge
     down = box["height"] * (row + 0.5) / rows - border
-    return {"x": max(box["width"] * across - border, 0), "y": down}
+    right = max(box["width"] * across - border, 0)
+    return box["x"] + border + right, box["y"] + border + down
 
 
-def assert_read(element, figure, name, row, column, options):
-    text = element.query_selector(".cm-read").text_content()
+def assert_read(seen, figure, name, row, column):
+    text, options = seen["notes"][name], options_in(figure, seen["state"])
     hatched = figure.hatched(name, **options)
     if hatched is not None and hatched[row, column]:
         assert text.endswith(": not compared")
@@ -232,19 +272,28 @@ def assert_read(element, figure, name, row, column, options):
     assert np.allclose(read, expected, rtol=1e-9 if exact else 5e-3, atol=0 if exact else 1e-5)
 
 
-def assert_controls_stay(page, root):
+# A figure's edge, the options that are chosen, and where the controls are while the end of each
+# panel is looked at: boxes on the screen, all measured in one call.
+STAY = """(root) => {
+  const box = (node) => node.getBoundingClientRect().toJSON();
+  const chosen = [...root.querySelectorAll('.cm-options label:has(input:checked)')].map(box);
+  const stages = [...root.querySelectorAll('.cm-stage')].map((stage) => {
+    stage.scrollIntoView({ block: 'end', behavior: 'instant' });
+    return { seen: box(stage), controls: [...root.querySelectorAll('.cm-controls > *')].map(box) };
+  });
+  return { title: root.querySelector('.cm-title').textContent, root: box(root), chosen, stages };
+}"""
+
+
+def assert_controls_stay(root):
     """Whatever panel is looked at, the controls are on the screen and do not cover it."""
-    title = root.query_selector(".cm-title").text_content()
-    edge = root.bounding_box()["x"] + root.bounding_box()["width"]
-    for chosen in root.query_selector_all(".cm-options label:has(input:checked)"):
-        box = chosen.bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= edge, title
-    for stage in root.query_selector_all(".cm-stage"):
-        stage.evaluate("(stage) => stage.scrollIntoView({ block: 'end' })")
-        seen = stage.bounding_box()
-        for control in root.query_selector_all(".cm-controls > *"):
-            box = control.bounding_box()
-            assert box["y"] >= 0 and box["y"] + box["height"] <= seen["y"], title
+    found = root.evaluate(STAY)
+    for box in found["chosen"]:
+        assert box["left"] >= 0 and box["right"] <= found["root"]["right"], found["title"]
+    for stage in found["stages"]:
+        for box in stage["controls"]:
+            assert box["width"] * box["height"] > 0, f"{found['title']}: a control is hidden"
+            assert box["top"] >= 0 and box["bottom"] <= stage["seen"]["top"], found["title"]
 
 
 def has_effect(figure, k: int) -> bool:

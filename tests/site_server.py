@@ -34,6 +34,10 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def end_headers(self):
+        self.send_header("Cache-Control", "max-age=600")  # GitHub's
+        super().end_headers()
+
     def log_message(self, *args):
         pass
 

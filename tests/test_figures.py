@@ -276,4 +276,4 @@ def test_on_a_phone_the_controls_stay_in_view(visit, sizes):
     page, roots = visit(sizes, viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     for root in roots:
-        assert_controls_stay(page, root)
+        assert_controls_stay(root)
