@@ -445,6 +445,15 @@ CLAIMS = {
         "a kernel is named by what explains it": (OTHER_NAMES, "kernel guess-kernel"),
         "what is covered is what is missed": (MISSED_LEAST, "guess-why cover"),
     },
+    # chapter 13
+    13: {
+        "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "equal pitfall-align"),
+        "starts are compared seed by seed": (SEEDS_AS_STRANGERS, "tune-guess tune augment"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "broken tune augment transfer",
+        ),
+    },
 }
 LINES = [
     pytest.param(chapter, *line, id=f"{chapter}: {words}")

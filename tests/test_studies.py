@@ -28,6 +28,7 @@ from coatnet_mini.studies import (
     list_studies,
     locality,
     recipe,
+    resolution,
     student,
     study,
 )
@@ -62,6 +63,7 @@ STUDIES = {
     "layout": layout,
     "locality": locality,
     "recipe": recipe,
+    "resolution": resolution,
 }
 
 
@@ -391,6 +393,58 @@ def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
             recipe = replace(recipe, init_from=str(run.start(tmp_path, folder)))
         results = engine.Run(recipe, folder).train()
         assert results["step"] == 1 and np.isfinite(results["test_loss"])
+
+
+@pytest.mark.parametrize("name", resolution.RESIZED)
+def test_resized_tables_keep_their_middle_and_their_size(name):
+    table = torch.randn(2, 9, 13, dtype=torch.float64)
+    resize = resolution.RESIZED[name]
+    same, large = resize(table, 5, 7), resize(table, 8, 11)
+    assert large.shape == (2, 15, 21) and large.dtype == table.dtype
+    middle = torch.zeros(2).double() if name == "zero" else table[:, 4, 6]
+    torch.testing.assert_close(large[:, 7, 10], middle)
+    torch.testing.assert_close(same, torch.zeros_like(table) if name == "zero" else table)
+
+
+def test_a_geometric_table_keeps_what_is_near_and_reaches_the_end():
+    right = resolution.places(4, 8)[4:]  # 1 + q + q² = 7
+    assert right == pytest.approx([1, 3, 7])
+    table = torch.randn(1, 7, 7, dtype=torch.float64)
+    large = resolution.geometric(table, 8, 8)
+    picked = [0, 4, 6, 7, 8, 10, 14]  # where the old offsets lie
+    torch.testing.assert_close(large[:, picked][:, :, picked], table)
+
+
+def test_a_dilated_network_reads_the_larger_picture_as_the_small_one():
+    stages = 'stages=[["S",2,8,1],["C",1,8,1],["T",1,16,1]]'
+    options = Recipe(options=(stages, "head_dim=16")).overrides()
+    torch.manual_seed(0)
+    model = create_model("coatnet_pico", 10, 12, 1, **options, relative_bias="none").eval()
+    x = torch.randn(2, 1, 6, 6)
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    with torch.no_grad():
+        small = model(x)
+        assert not torch.allclose(model(doubled), small, atol=1e-4)
+        torch.testing.assert_close(resolution.dilate(model)(doubled), small)
+
+
+def test_what_starts_from_a_network_of_the_study_starts_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolution, "accuracy", lambda model, side: 0.5)
+    first = resolution.digits("hybrid", 5, "new", "never", 0)
+    then = [resolution.digits("hybrid", 10, start, "never", 0) for start in ("nearest", "fresh")]
+    plan = Plan("tiny", "small", "?", "Nothing.", (replace(first, recipe=toy(first.recipe)),))
+    place = Workplace(plan, tmp_path)
+    row = place.do(plan.runs[0])
+    assert {"5 zero", "10 bilinear", "12 in cells", "10 dilated"} <= row.keys()
+    small = load_file(tmp_path / "networks" / first.key / "model.safetensors")
+    for run in then:
+        large = load_file(run.start(tmp_path, tmp_path / run.key) / "model.safetensors")
+        for name, weight in large.items():
+            if name.endswith("relative_bias_table"):
+                values = set(weight.flatten().tolist())
+                assert (values <= set(small[name].flatten().tolist())) == ("nearest" in run.key)
+            else:
+                assert np.array_equal(weight, small[name])
 
 
 def test_layouts_cost_the_same():
