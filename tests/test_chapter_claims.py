@@ -26,18 +26,13 @@ from coatnet_mini import (
     cheaper,
     coatnet,
     convolution,
-    shapes,
-    weighted_sum,
-)
-from coatnet_mini.audit import attention_checks, defects, network_checks
-    cheaper,
-    coatnet,
-    convolution,
+    inside,
     published,
     shapes,
     weighted_sum,
 )
-from coatnet_mini.studies import results
+from coatnet_mini.audit import attention_checks, defects, network_checks
+from coatnet_mini.studies import ablations, results
 from coatnet_mini.train import optimization
 from conftest import difference
 from tests import CHAPTERS
@@ -280,6 +275,18 @@ LINE_POOL_OF_GRIDS = Mistake(
     defects, "LinePool.forward", lambda right, layer, x: F.max_pool2d(x, 2)
 )
 NO_GRID = Mistake(attention_checks, "positions_of", lambda right, *_: None)
+# chapter 14
+POPULATION = Mistake(
+    results,
+    "student",
+    lambda right, values, level=0.95: right([*values, sum(values) / len(values)], level),
+)
+MOVED_BACK = Mistake(ablations, "moved", lambda right, scale, blocks: right(scale, -blocks))
+# chapter 15
+NOT_SILENT = Mistake(inside, "silenced", lambda right, network, parts: right(network, {}))
+ONE_FARTHER = Mistake(inside, "half_distance", lambda right, *a: right(*a) + 1)
+OTHER_NAMES = Mistake(inside, "explained", lambda right, kernels: right(kernels).flip(1))
+MISSED_LEAST = Mistake(inside, "occlusion", lambda right, *a, **o: -right(*a, **o))
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -424,6 +431,28 @@ CLAIMS = {
         "printed operations leave out what a count has": (SECOND_PRODUCT, "kinds-guess kinds"),
         "our differences are seed by seed": (SEEDS_AS_STRANGERS, "ours"),
         "our intervals hold 95 % by Student's t": (INTERVALS_OF_68_PERCENT, "ours"),
+    },
+    # chapter 14
+    14: {
+        "an effect is the changed arm minus the paper's": (OTHER_WAY_ROUND, "forest"),
+        "the interval is that of the differences by hand": (POPULATION, "equal forest"),
+        "V1 moves a block from S2 to S3, V2 one back": (MOVED_BACK, "costs"),
+    },
+    # chapter 15
+    15: {
+        "a silent part leaves out its term": (NOT_SILENT, "equal table"),
+        "half of the weight lies within the circle": (ONE_FARTHER, "half-equal half-table"),
+        "a kernel is named by what explains it": (OTHER_NAMES, "kernel guess-kernel"),
+        "what is covered is what is missed": (MISSED_LEAST, "guess-why cover"),
+    },
+    # chapter 13
+    13: {
+        "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "equal pitfall-align"),
+        "starts are compared seed by seed": (SEEDS_AS_STRANGERS, "tune-guess tune augment"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "broken tune augment transfer",
+        ),
     },
 }
 LINES = [

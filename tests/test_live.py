@@ -20,9 +20,11 @@ from coatnet_mini.explore.live import (
     enlarge,
     live_network,
     network_script,
+    silent_parts,
 )
 from coatnet_mini.explore.scripts import module
 from coatnet_mini.images import digit_images, digits, raw_digits
+from coatnet_mini.inside import branches
 from conftest import difference
 from tests.browser_scripts import page_with, run
 from tests.drawn_digits import STROKES, drawings, drawn
@@ -186,6 +188,69 @@ def test_content_times_the_table_is_what_the_network_computes(reading):
         stored = reading.of(drawing)["attention"]["S2b.0"][h, 14].reshape(6, 6)
         assert np.allclose(product / product.sum(), stored, atol=1e-6)
         assert np.allclose(views["after"].values, stored, atol=1e-6)
+
+
+# ---- parts left out --------------------------------------------------------------------------
+
+SILENCE = HEADS.replace("twins.heads", "twins.silence")
+GROUPS = [
+    [("S1.0", 118), ("S1.0", 3), ("S1.0", 127)],
+    [("S2.0", 0), ("S2.0", 60), ("S2.0", 255)],
+    [("S2b.0", 2), ("S2b.1", 0), ("S2b.1", 1)],
+    [("S3.0", 5), ("S3.0", 0), ("S3.0", 3)],
+]
+
+
+def compare_silence(page, reading):
+    prepare(page, {})
+    rng = np.random.default_rng(0)
+    samples = [bitmap for _, bitmap in drawings()]
+    names = list(branches(reading.network))
+    layers = np.array([[names.index(layer) for layer, _ in own] for own in GROUPS], "f4")
+    units = np.array([[unit for _, unit in own] for own in GROUPS], "f4")
+    shaped = "(given) => Object.assign(given, { shape: [4, 3] })"
+    call = SILENCE.replace("...options", f"...options, layers: ({shaped})(options.layers)")
+    call = call.replace("[32, 32] });", "[32, 32] }); options.units.shape = [4, 3];", 1)
+    for n in range(2 * STATES):
+        drawing = samples[rng.integers(len(samples))]
+        of, part, how = n % 4, int(rng.integers(3)), n // 4 % 4
+        own = GROUPS[of]
+        options = {"of": of, "part": part + 1, "silence": how}
+        found = run(page, call, drawing, options | {"layers": layers, "units": units})
+        silent = silent_parts(reading.network, own, part, how)
+        expected = reading.without(drawing, silent, *own[part])
+        assert set(found) == set(expected)
+        for name, view in expected.items():
+            gap = np.abs(np.asarray(found[name]) - view.values.ravel()).max()
+            assert gap <= 1e-4 * max(1, np.abs(view.values).max()), (name, options)
+
+
+def test_the_page_leaves_out_what_the_package_does(browser, reading):
+    page = page_with(browser, "operators", "twins")
+    compare_silence(page, reading)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("k === part - 1", "k === part"),
+        ("silence === 2 ||", "silence === 3 ||"),
+        ("square += sum * sum", "square += sum"),
+        ("d = unit * width; d < (unit + 1) * width", "d = unit; d < unit + width"),
+        ("stages.includes(name.split", "!stages.includes(name.split"),
+        ("score - logits[k]", "logits[k] - score"),
+    ],
+)
+def test_a_slip_of_silence_is_noticed(browser, reading, right, wrong):
+    assert_noticed(compare_silence, browser, reading, right, wrong)
+
+
+def test_leaving_nothing_out_changes_nothing(reading):
+    drawing = as_bitmap(one_of_each()[3])
+    views = reading.without(drawing, {}, "S1.0", 0)
+    assert views["before"].values == pytest.approx(views["after"].values)
+    assert np.abs(views["change"].values).max() < 1e-5
 
 
 # ---- what is stored and written --------------------------------------------------------------

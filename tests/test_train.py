@@ -518,6 +518,25 @@ def test_finetuning_at_another_size_and_with_other_classes(tmp_path, capsys):
 # ---- Bad input: one line, exit code not 0, nothing overwritten
 
 
+@pytest.mark.parametrize("head_steps", [1, 3, 6])
+def test_the_classifier_learns_first_and_a_resumed_run_is_the_same(tmp_path, head_steps):
+    flags = [*STILL, "--steps", 6, "--head-steps", head_steps, "--checkpoint-every", 2]
+    train(tmp_path, *flags, "--ema", 0, "--weight-decay", 0.5)
+    before = network(tmp_path)
+    runs(tmp_path / "checkpoints")[-1].write_bytes(b"")  # so that step 4 is the last
+    train(tmp_path, *flags, "--ema", 0, "--weight-decay", 0.5, "--resume")
+    assert same(network(tmp_path), before)
+    torch.manual_seed(0)
+    fresh = create_model("coatnet_pico", 10, 8, 1, **dict(Recipe(options=SMALL[1:]).overrides()))
+    start = {name: weight for name, weight in fresh.state_dict().items() if name in before}
+    moved = {name for name in start if not torch.equal(start[name], before[name])}
+    head = {name for name in start if name.startswith("head.classifier.")}
+    if head_steps == 6:  # no weight decay and no average of BatchNorm's reaches the rest
+        assert moved == head
+    else:
+        assert moved > head and any("running_mean" in name for name in moved)
+
+
 def test_errors_in_one_line(tmp_path, capsys):
     train(tmp_path / "pico", "--steps", 1)
     pico = tmp_path / "pico" / "network"

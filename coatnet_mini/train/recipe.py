@@ -117,6 +117,8 @@ class Recipe:
     """Images per step, over all processes and accumulated parts."""
     accumulate: Count = 1
     """Parts in which each process works off its share of a batch."""
+    head_steps: Steps = 0
+    """First steps in which the classifier alone learns, on a network that stays as it is."""
     lr: Annotated[float, Range(0, without=0)] = 1e-3
     """Peak learning rate of AdamW."""
     min_lr: Amount = 1e-5
