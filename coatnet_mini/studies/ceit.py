@@ -4,8 +4,8 @@ All eight combinations of Image-to-Tokens, LeFF and LCA, from DeiT's network, wi
 with all; a wider DeiT with CeiT's parameters; and a CoAtNet within 5 % of CeiT's parameters and
 multiply-adds, at scale gpu 8 % (`tests/test_studies.py`). DeiT's distillation is no part of it.
 
-What is equal for all arms: pictures, steps, batches, rate. Parameters are, besides, for CeiT and the
-wider DeiT (whose multiply-adds are a quarter more) and for the CoAtNet; seconds are for none.
+Equal for all arms: pictures, steps, batches and rate, not seconds. Parameters are equal, within
+5 %, for CeiT, the wider DeiT (whose multiply-adds are a quarter more) and the CoAtNet.
 """
 
 import json
