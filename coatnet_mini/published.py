@@ -78,8 +78,9 @@ class Row:
 
     @property
     def said(self) -> str:
-        """Where it is from, and what is wrong with it."""
+        """Where it is from, what its operations count, and what is wrong with it."""
         parts = [f"{self.source}, {'Table ' if self.table[0].isdigit() else ''}{self.table}"]
+        parts.append(f"operations: {self.kind}")
         return "; ".join([*parts, *filter(None, (self.slip and f"slip: {self.slip}", self.note))])
 
 
