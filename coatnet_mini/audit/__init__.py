@@ -95,7 +95,7 @@ def audit(
     with evaluating(subject.model):
         try:
             _ = subject.anatomy
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:
             H, W = subject.size
             text = " ".join(str(error).split())
             raise ValueError(f"the network does not run on {H}×{W} images: {text}") from error
