@@ -263,11 +263,9 @@ def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | None, N: int = 0) -> T
     (g,) = torch.autograd.grad((y * signs).sum(), x, retain_graph=True, allow_unused=True)
     if g is None:
         return None
-    if grid is None:  # (B, heads, N, d), or heads in the batch
-        first = g.reshape(-1, *g.shape[-2:])
-        first = first[: len(first) // max(1, g.shape[0])] if g.ndim == 4 else first
-        dim = 2 if first.shape[1] == N else 1
-        return first.abs().amax((0, dim)) > 0
+    if grid is None:  # (..., N, d) or (..., d, N)
+        g = g.abs().flatten(0, -3).amax(0)
+        return g.amax(1 if len(g) == N else 0) > 0
     one = g[0].abs()
     if g.ndim == 3:
         return one.amax(1).view(grid) > 0
