@@ -54,7 +54,7 @@ class Chapter:
         return self.number in WRITTEN
 
 
-WRITTEN = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 17}
+WRITTEN = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18}
 CHAPTERS = (
     Chapter("01_weighted_sums", "One sum, many weights", "depthwise scores"),
     Chapter("02_depthwise_convolution", "Depthwise convolution", "depthwise"),

@@ -156,7 +156,7 @@ def run(chapter: Path, wanted: set[str]) -> Iterator[tuple[Cell, Ran]]:
 
     with mpl.rc_context(), contextlib.ExitStack() as patches:
         patches.enter_context(mock.patch.object(explore_module, "explore", recording))
-        for name in ("live_heads", "live_network"):
+        for name in ("live_heads", "live_network", "live_silence"):
             instead = recording_live(getattr(live, name))
             patches.enter_context(mock.patch.object(live, name, instead))
         for cell in needed(cells_of(chapter), wanted):

@@ -30,6 +30,13 @@ READ = """(root) => [...root.querySelectorAll('.cm-view')].map((view) => {
     const hatched = cells.map((cell) => cell[2] * width + Number(cell[1]));
     return { name, kind: 'map', width, height, data: btoa(bytes), texts, hatched, said };
   }
+  const dots = [...view.querySelectorAll('.cm-dot')];
+  if (dots.length) {
+    const text = (row) => [...row.children].map((cell) => cell.textContent);
+    const rows = [...view.querySelectorAll('.cm-table tbody tr')].map(text);
+    const place = ({ hidden, style }) => (hidden ? null : [style.left, style.top].map(parseFloat));
+    return { name, kind: 'scatter', rows, data: dots.map(place), said };
+  }
   const bars = [...view.querySelectorAll('.cm-bar')];
   if (bars.length) {
     const zero = Number(view.querySelector('.cm-zero').getAttribute('y1'));
@@ -126,6 +133,19 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
         y, height, zero = np.array(drawn["data"]).T
         value = np.where(y < zero - 1e-9, height, -height) * (high - low) / 100
         assert np.allclose(value, numbers, atol=slack(figure) * (high - low))
+    elif view.kind == "scatter":
+        x, y, role, _, flag = numbers.T
+        shown = np.flatnonzero(role)
+        assert [k for k, dot in enumerate(drawn["data"]) if dot] == list(shown)
+        down = np.array([drawn["data"][k][1] for k in shown])
+        assert np.allclose(high - down * (high - low) / 100, y[shown], atol=1e-5 * (high - low))
+        table = {row[0]: row for row in drawn["rows"]}
+        assert len(table) == len(shown)
+        for k in shown:
+            _, group, across, up, front, note = table[view.labels[k] + " !" * bool(flag[k])]
+            assert np.allclose([printed(across), printed(up)], [x[k], y[k]], rtol=1e-3)
+            assert front == ("yes" if role[k] == 2 else "") and note == view.notes[k]
+            assert group in view.series
     elif view.kind == "line":
         value = high - np.array(drawn["data"]) * (high - low) / 100
         assert np.allclose(value, numbers, atol=slack(figure) * (high - low))
@@ -218,6 +238,9 @@ def try_pointer(page, root, figure):
     views = {v.query_selector("figcaption").text_content(): v for v in stages}
     for name, element in views.items():
         view, stage = figure.views[name], element.query_selector(".cm-stage")
+        if view.kind == "scatter":
+            try_points(element, stage, figure.numbers(name, **options_of(figure, root)), view)
+            continue
         rows = 1 if view.kind in ("bars", "line") else view.values.shape[0]
         columns = view.values.shape[1] if view.kind != "bars" else view.values.shape[0]
         stage.evaluate("(s) => s.scrollIntoView({ block: 'center', behavior: 'instant' })")
@@ -238,6 +261,22 @@ def try_pointer(page, root, figure):
                     assert found == wanted, f"{name}: {found} for row {row}, column {column}"
                 assert_look(seen, root, figure)
     page.mouse.move(0, 0)
+
+
+def try_points(element, stage, numbers, view):
+    """Under the pointer stands a point's name with its numbers, and its row is the one marked."""
+    hidden = "(dot) => dot.hidden"
+    for dot in [d for d in element.query_selector_all(".cm-dot") if not d.evaluate(hidden)][:3]:
+        seen, box = dot.bounding_box(), stage.bounding_box()  # the page may have scrolled
+        x, y = seen["x"] + seen["width"] / 2 - box["x"], seen["y"] + seen["height"] / 2 - box["y"]
+        stage.hover(position={"x": x, "y": y})
+        name, _, rest = element.query_selector(".cm-read").text_content().partition(": ")
+        row = numbers[view.labels.index(name)]
+        assert np.allclose(
+            [printed(n) for n in rest.split(" (")[0].split(", ")], row[:2], rtol=1e-3
+        )
+        (marked,) = element.query_selector_all("tr.cm-here")
+        assert marked.evaluate("(row) => row.firstChild.textContent").removesuffix(" !") == name
 
 
 def at_cell(stage, view, row, column, rows, columns) -> tuple[float, float]:

@@ -14,13 +14,25 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini import attention, blocks, cheaper, coatnet, convolution, shapes, weighted_sum
+from coatnet_mini import (
+    attention,
+    blocks,
+    ceit,
+    cheaper,
+    coatnet,
+    convolution,
+    inside,
+    published,
+    shapes,
+    weighted_sum,
+)
 from coatnet_mini.audit import attention_checks, defects, network_checks
-from coatnet_mini.studies import results
+from coatnet_mini.studies import ablations, results
 from coatnet_mini.train import optimization
 from conftest import difference
 from tests import CHAPTERS
@@ -89,6 +101,11 @@ def load_mirrored(right, layer, state_dict, prefix, *args):
     table = layer.relative_bias_table
     if table.shape != stored.shape:
         table.data = table.data.flip(-1)
+
+
+def better_in_both(right, x, y):
+    x, y = np.asarray(x), np.asarray(y)
+    return ~np.isnan(x) & ~((x < x[:, None]) & (y > y[:, None])).any(1)
 
 
 def rows_of_the_height(right, H, W):
@@ -205,6 +222,7 @@ DROP_WITHOUT_DIVIDING = Mistake(
     lambda right, layer, residual: right(layer, residual) * (1 - layer.rate),
 )
 ONE_RELATION_FOR_ALL = Mistake(shapes, "positions", lambda right, relation, split: right(0, split))
+BETTER_IN_BOTH = Mistake(published, "front", better_in_both)
 LARGEST_INSTEAD_OF_MEAN = Mistake(
     coatnet,
     "CoAtNet.forward",
@@ -226,6 +244,25 @@ OTHER_WAY_ROUND = Mistake(
     "Study.difference",
     lambda right, study, one, other, *a, **o: right(study, other, one, *a, **o),
 )
+# chapter 16
+
+
+def patches_into_the_class_token(right, block, x, grid):
+    y = right(block, x, grid)
+    return torch.cat([y[:, :1] + y[:, 1:].mean(1, keepdim=True), y[:, 1:]], 1)
+
+
+CLASS_TOKEN_ON_THE_GRID = Mistake(ceit, "LeFFBlock.feed_forward", patches_into_the_class_token)
+FIRST_LAYER_ASKS = Mistake(
+    ceit, "LastQueryAttention.heads_of", lambda right, layer, x: right(layer, x.flip(1))
+)
+HALF_THE_CHANNELS = Mistake(
+    ceit,
+    "ImageToTokens.__init__",
+    lambda right, layer, dim, width, patch=4, channels=64, *rest: right(
+        layer, dim, width, patch, channels // 2, *rest
+    ),
+)
 
 # chapter 17
 EVEN_TABLES = Mistake(
@@ -238,6 +275,18 @@ LINE_POOL_OF_GRIDS = Mistake(
     defects, "LinePool.forward", lambda right, layer, x: F.max_pool2d(x, 2)
 )
 NO_GRID = Mistake(attention_checks, "positions_of", lambda right, *_: None)
+# chapter 14
+POPULATION = Mistake(
+    results,
+    "student",
+    lambda right, values, level=0.95: right([*values, sum(values) / len(values)], level),
+)
+MOVED_BACK = Mistake(ablations, "moved", lambda right, scale, blocks: right(scale, -blocks))
+# chapter 15
+NOT_SILENT = Mistake(inside, "silenced", lambda right, network, parts: right(network, {}))
+ONE_FARTHER = Mistake(inside, "half_distance", lambda right, *a: right(*a) + 1)
+OTHER_NAMES = Mistake(inside, "explained", lambda right, kernels: right(kernels).flip(1))
+MISSED_LEAST = Mistake(inside, "occlusion", lambda right, *a, **o: -right(*a, **o))
 
 # ---- Claims: chapter, words: mistake, cells that notice ----------------------------------------
 
@@ -357,6 +406,53 @@ CLAIMS = {
         "no residuals are seen by what still arrives": (NOTHING_IS_LOST, "verdict"),
         "the page's line is the package's": (LINE_POOL_OF_GRIDS, "verdict"),
         "what the places are is looked at": (NO_GRID, "report verdict"),
+    },
+    # chapter 16
+    16: {
+        "LeFF leads the class token past": (CLASS_TOKEN_ON_THE_GRID, "equal"),
+        "so the last one gets no gradient": (
+            CLASS_TOKEN_ON_THE_GRID,
+            "guess-dead dead dropped",
+        ),
+        "the last class token asks all": (FIRST_LAYER_ASKS, "equal"),
+        "only 64 channels give the published sizes": (HALF_THE_CHANNELS, "sizes parts"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "guess-part effects curves",
+        ),
+        "an effect is one arm minus the other": (OTHER_WAY_ROUND, "guess-part effects curves"),
+    },
+    # chapter 18
+    18: {
+        "a rival need not be better in both": (
+            BETTER_IN_BOTH,
+            "figure equal budget kinds again-run",
+        ),
+        "printed operations leave out what a count has": (SECOND_PRODUCT, "kinds-guess kinds"),
+        "our differences are seed by seed": (SEEDS_AS_STRANGERS, "ours"),
+        "our intervals hold 95 % by Student's t": (INTERVALS_OF_68_PERCENT, "ours"),
+    },
+    # chapter 14
+    14: {
+        "an effect is the changed arm minus the paper's": (OTHER_WAY_ROUND, "forest"),
+        "the interval is that of the differences by hand": (POPULATION, "equal forest"),
+        "V1 moves a block from S2 to S3, V2 one back": (MOVED_BACK, "costs"),
+    },
+    # chapter 15
+    15: {
+        "a silent part leaves out its term": (NOT_SILENT, "equal table"),
+        "half of the weight lies within the circle": (ONE_FARTHER, "half-equal half-table"),
+        "a kernel is named by what explains it": (OTHER_NAMES, "kernel guess-kernel"),
+        "what is covered is what is missed": (MISSED_LEAST, "guess-why cover"),
+    },
+    # chapter 13
+    13: {
+        "tables are resized with half-pixel centres": (CORNER_TO_CORNER, "equal pitfall-align"),
+        "starts are compared seed by seed": (SEEDS_AS_STRANGERS, "tune-guess tune augment"),
+        "the study's intervals hold 95 % by Student's t": (
+            INTERVALS_OF_68_PERCENT,
+            "broken tune augment transfer",
+        ),
     },
 }
 LINES = [

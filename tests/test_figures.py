@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
+from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar, scatter
 from tests.figure_reading import (
     assert_controls_stay,
     assert_shows,
@@ -47,6 +47,30 @@ def charts(shift, place):
         "error": heat(error, hatched=np.isnan(error), scale="state", x="column", y="row"),
         "weights": bars(wave, x=("offset", range(-4, 5)), y="weight", mark="place"),
         "decay": line({"a": wave, "b": -wave / 2}, x=("distance", np.arange(9.0)), mark="place"),
+    }
+
+
+def marks(price, least):
+    """Five points, some without one of the prices, none above 90."""
+    x, y = np.array([1.0, 3, 30, 200, 5]), np.array([70.0, 75, 74, 85, 60])
+    if price == "cost":
+        x = np.where(y > 73, x, np.nan)
+    there = (y > least) & ~np.isnan(x)
+    best = there & [not np.any(there & (x <= a) & (y > b)) for a, b in zip(x, y, strict=True)]
+    names = ["one", "two", "three", "four", EVIL]
+    return {
+        "right, %": scatter(
+            x,
+            y,
+            names=names,
+            groups=["A", "B", "A", "B", "C"],
+            shown=y > least,
+            front=best,
+            notes=[f"from {n}" for n in names],
+            flags=[False, True, False, False, True],
+            xname="price",
+            yname="right, %",
+        )
     }
 
 
@@ -92,7 +116,12 @@ def figures():
 
 
 @pytest.fixture(scope="module")
-def book(figures, tmp_path_factory):
+def points():
+    return explore(marks, "Marks", price=["size", "cost"], least=axis([0, 65, 72, 90], start=0))
+
+
+@pytest.fixture(scope="module")
+def book(figures, points, tmp_path_factory):
     evil = explore(
         lambda name, i: {EVIL: heat(np.eye(2), mark="i", x=EVIL, y=EVIL, labels=[EVIL, "b"])},
         EVIL,
@@ -101,7 +130,7 @@ def book(figures, tmp_path_factory):
         i=point(2, 2, label=EVIL),
     )
     folder = tmp_path_factory.mktemp("book")
-    return build(folder, [*figures, LINKS, evil])
+    return build(folder, [*figures, LINKS, evil, points])
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +167,38 @@ def test_every_view_shows_the_numbers_computed_in_every_state_and_theme(
         assert root.get_attribute("data-theme") == scheme
         assert_shows(root, figure)
         try_keys(root, figure) if scheme == "dark" else try_pointer(page, root, figure)
+
+
+def test_points_are_drawn_read_and_listed(visit, book, points):
+    page, roots = visit(book)
+    root = roots[-1]
+    assert_shows(root, points)
+    try_pointer(page, root, points)
+    try_keys(root, points)
+    root.query_selector("input[type=range]").press("End")
+    assert "none of these is published" in root.query_selector(".cm-stage").inner_text()
+    root.query_selector(".cm-reset").click()
+    assert_shows(root, points)
+    assert root.query_selector(".cm-x").text_content() == "0.73size, log scale270"
+
+
+def test_the_keys_go_from_point_to_point_by_either_axis(visit, book):
+    page, roots = visit(book)
+    root = roots[-1]
+    root.query_selector(".cm-stage").focus()
+    read = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "ArrowUp", "ArrowDown", "ArrowLeft"):
+        page.keyboard.press(key)
+        read.append(root.query_selector(".cm-read").text_content().split(":")[0])
+        assert read[-1] in root.query_selector(".cm-live").text_content()
+    assert read == ["one", "two", "four", "four", "two", "one"]
+    tall = root.query_selector(".cm-stage").bounding_box()["height"]
+    root.query_selector("summary").click()
+    page.set_viewport_size({"width": 1180, "height": 800})  # the figure is fitted anew
+    page.wait_for_timeout(300)
+    assert root.query_selector(".cm-stage").bounding_box()["height"] > 0.8 * tall
+    assert root.query_selector(".cm-table tr.cm-here th") is None  # the focus has left
+    assert root.query_selector_all(".cm-table tbody tr")[0].inner_text().startswith("four")
 
 
 def test_the_theme_can_change_under_a_figure(visit, book, figures):

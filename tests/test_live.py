@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 from collections import Counter
 
 import numpy as np
@@ -19,9 +20,11 @@ from coatnet_mini.explore.live import (
     enlarge,
     live_network,
     network_script,
+    silent_parts,
 )
 from coatnet_mini.explore.scripts import module
 from coatnet_mini.images import digit_images, digits, raw_digits
+from coatnet_mini.inside import branches
 from conftest import difference
 from tests.browser_scripts import page_with, run
 from tests.drawn_digits import STROKES, drawings, drawn
@@ -187,6 +190,69 @@ def test_content_times_the_table_is_what_the_network_computes(reading):
         assert np.allclose(views["after"].values, stored, atol=1e-6)
 
 
+# ---- parts left out --------------------------------------------------------------------------
+
+SILENCE = HEADS.replace("twins.heads", "twins.silence")
+GROUPS = [
+    [("S1.0", 118), ("S1.0", 3), ("S1.0", 127)],
+    [("S2.0", 0), ("S2.0", 60), ("S2.0", 255)],
+    [("S2b.0", 2), ("S2b.1", 0), ("S2b.1", 1)],
+    [("S3.0", 5), ("S3.0", 0), ("S3.0", 3)],
+]
+
+
+def compare_silence(page, reading):
+    prepare(page, {})
+    rng = np.random.default_rng(0)
+    samples = [bitmap for _, bitmap in drawings()]
+    names = list(branches(reading.network))
+    layers = np.array([[names.index(layer) for layer, _ in own] for own in GROUPS], "f4")
+    units = np.array([[unit for _, unit in own] for own in GROUPS], "f4")
+    shaped = "(given) => Object.assign(given, { shape: [4, 3] })"
+    call = SILENCE.replace("...options", f"...options, layers: ({shaped})(options.layers)")
+    call = call.replace("[32, 32] });", "[32, 32] }); options.units.shape = [4, 3];", 1)
+    for n in range(2 * STATES):
+        drawing = samples[rng.integers(len(samples))]
+        of, part, how = n % 4, int(rng.integers(3)), n // 4 % 4
+        own = GROUPS[of]
+        options = {"of": of, "part": part + 1, "silence": how}
+        found = run(page, call, drawing, options | {"layers": layers, "units": units})
+        silent = silent_parts(reading.network, own, part, how)
+        expected = reading.without(drawing, silent, *own[part])
+        assert set(found) == set(expected)
+        for name, view in expected.items():
+            gap = np.abs(np.asarray(found[name]) - view.values.ravel()).max()
+            assert gap <= 1e-4 * max(1, np.abs(view.values).max()), (name, options)
+
+
+def test_the_page_leaves_out_what_the_package_does(browser, reading):
+    page = page_with(browser, "operators", "twins")
+    compare_silence(page, reading)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("k === part - 1", "k === part"),
+        ("silence === 2 ||", "silence === 3 ||"),
+        ("square += sum * sum", "square += sum"),
+        ("d = unit * width; d < (unit + 1) * width", "d = unit; d < unit + width"),
+        ("stages.includes(name.split", "!stages.includes(name.split"),
+        ("score - logits[k]", "logits[k] - score"),
+    ],
+)
+def test_a_slip_of_silence_is_noticed(browser, reading, right, wrong):
+    assert_noticed(compare_silence, browser, reading, right, wrong)
+
+
+def test_leaving_nothing_out_changes_nothing(reading):
+    drawing = as_bitmap(one_of_each()[3])
+    views = reading.without(drawing, {}, "S1.0", 0)
+    assert views["before"].values == pytest.approx(views["after"].values)
+    assert np.abs(views["change"].values).max() < 1e-5
+
+
 # ---- what is stored and written --------------------------------------------------------------
 
 
@@ -228,17 +294,18 @@ def read(reading, drawing) -> int:
 def test_it_reads_what_its_caption_says(reading, figures):
     large = [(digit, read(reading, drawing)) for digit, drawing in drawings()]
     wrong = Counter(pair for pair in large if pair[0] != pair[1])
-    assert sum(wrong.values()) <= 0.1 * len(large)
-    assert wrong.most_common(1)[0][0] == (4, 9)
+    assert len(large) == 126 and wrong.total() <= 5
     half = [
-        digit == read(reading, drawn(strokes, scale=0.5))
+        digit == read(reading, drawn(strokes, angle, scale=0.5))
         for digit, ways in STROKES.items()
         for strokes in ways
+        for angle in (-10, 0, 10)
     ]
     assert sum(half) < 0.5 * len(half)
     caption = figures[True].caption
-    assert "at half the height it reads most digits wrong" in caption
-    assert "4s it takes for 9s" in caption
+    assert "draw large: at half the height it reads most digits wrong" in caption
+    named = {(int(a), int(b)) for a, b in re.findall(r"(\d)s it takes for (\d)s", caption)}
+    assert named == {pair for pair, times in wrong.items() if times > 2}  # no habit unnamed
 
 
 # ---- on a page -------------------------------------------------------------------------------

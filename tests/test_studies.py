@@ -20,7 +20,18 @@ from scipy import stats
 from coatnet_mini.cost import cost
 from coatnet_mini.images import raw_digits
 from coatnet_mini.models import create_model
-from coatnet_mini.studies import bias, layout, list_studies, recipe, student, study
+from coatnet_mini.studies import (
+    ablations,
+    bias,
+    ceit,
+    layout,
+    list_studies,
+    locality,
+    recipe,
+    resolution,
+    student,
+    study,
+)
 from coatnet_mini.studies.__main__ import main, stand_alone
 from coatnet_mini.studies.plans import Plan, Planned
 from coatnet_mini.studies.results import FOLDER
@@ -45,6 +56,15 @@ TINY = Recipe(
     options=('stages=[["P",1,8,2],["T",1,8,1]]', "head_dim=8"),
 )
 MOST_BYTES = 200_000
+STUDIES = {
+    "ablations": ablations,
+    "bias": bias,
+    "ceit": ceit,
+    "layout": layout,
+    "locality": locality,
+    "recipe": recipe,
+    "resolution": resolution,
+}
 
 
 def tiny(runs=4, steps=6) -> Plan:
@@ -292,7 +312,7 @@ def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["color"], "unknown study 'color'; choose from bias, layout, recipe"),
+        (["color"], "unknown study 'color'; choose from " + ", ".join(STUDIES)),
         (["bias", "--scale", "big"], "unknown scale 'big'; choose from small, gpu"),
         (["bias", "--minutes", "0"], "minutes is 0; it must be above 0"),
         (["bias", "--minutes", "nan"], "minutes is nan; it must be above 0"),
@@ -331,14 +351,14 @@ def test_each_process_of_a_launcher_stands_alone(monkeypatch):
 # ---- The plans
 
 
-@pytest.mark.parametrize("module", [bias, layout, recipe])
+@pytest.mark.parametrize("module", STUDIES.values())
 @pytest.mark.parametrize("scale", ["small", "gpu"])
 def test_plans_are_whole(module, scale):
     plan = module.plan(scale)
     runs = list(plan.runs)
     if plan.after:
         runs += plan.after([{**run.cell, "accuracy": 0.5} for run in plan.runs])
-    assert len({run.key for run in runs}) == len(runs) >= 30
+    assert len({run.key for run in runs}) == len(runs) >= 6
     assert len({tuple(run.cell) for run in runs}) == 1
     for run in runs:
         assert list(run.cell)[-1] == "seed" and run.recipe.seed == run.cell["seed"]
@@ -359,7 +379,7 @@ def toy(recipe: Recipe) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("module", [bias, layout, recipe])
+@pytest.mark.parametrize("module", STUDIES.values())
 def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "SHAPES_TEST", 16)
     seen = {}
@@ -373,6 +393,58 @@ def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
             recipe = replace(recipe, init_from=str(run.start(tmp_path, folder)))
         results = engine.Run(recipe, folder).train()
         assert results["step"] == 1 and np.isfinite(results["test_loss"])
+
+
+@pytest.mark.parametrize("name", resolution.RESIZED)
+def test_resized_tables_keep_their_middle_and_their_size(name):
+    table = torch.randn(2, 9, 13, dtype=torch.float64)
+    resize = resolution.RESIZED[name]
+    same, large = resize(table, 5, 7), resize(table, 8, 11)
+    assert large.shape == (2, 15, 21) and large.dtype == table.dtype
+    middle = torch.zeros(2).double() if name == "zero" else table[:, 4, 6]
+    torch.testing.assert_close(large[:, 7, 10], middle)
+    torch.testing.assert_close(same, torch.zeros_like(table) if name == "zero" else table)
+
+
+def test_a_geometric_table_keeps_what_is_near_and_reaches_the_end():
+    right = resolution.places(4, 8)[4:]  # 1 + q + q² = 7
+    assert right == pytest.approx([1, 3, 7])
+    table = torch.randn(1, 7, 7, dtype=torch.float64)
+    large = resolution.geometric(table, 8, 8)
+    picked = [0, 4, 6, 7, 8, 10, 14]  # where the old offsets lie
+    torch.testing.assert_close(large[:, picked][:, :, picked], table)
+
+
+def test_a_dilated_network_reads_the_larger_picture_as_the_small_one():
+    stages = 'stages=[["S",2,8,1],["C",1,8,1],["T",1,16,1]]'
+    options = Recipe(options=(stages, "head_dim=16")).overrides()
+    torch.manual_seed(0)
+    model = create_model("coatnet_pico", 10, 12, 1, **options, relative_bias="none").eval()
+    x = torch.randn(2, 1, 6, 6)
+    doubled = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    with torch.no_grad():
+        small = model(x)
+        assert not torch.allclose(model(doubled), small, atol=1e-4)
+        torch.testing.assert_close(resolution.dilate(model)(doubled), small)
+
+
+def test_what_starts_from_a_network_of_the_study_starts_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(resolution, "accuracy", lambda model, side: 0.5)
+    first = resolution.digits("hybrid", 5, "new", "never", 0)
+    then = [resolution.digits("hybrid", 10, start, "never", 0) for start in ("nearest", "fresh")]
+    plan = Plan("tiny", "small", "?", "Nothing.", (replace(first, recipe=toy(first.recipe)),))
+    place = Workplace(plan, tmp_path)
+    row = place.do(plan.runs[0])
+    assert {"5 zero", "10 bilinear", "12 in cells", "10 dilated"} <= row.keys()
+    small = load_file(tmp_path / "networks" / first.key / "model.safetensors")
+    for run in then:
+        large = load_file(run.start(tmp_path, tmp_path / run.key) / "model.safetensors")
+        for name, weight in large.items():
+            if name.endswith("relative_bias_table"):
+                values = set(weight.flatten().tolist())
+                assert (values <= set(small[name].flatten().tolist())) == ("nearest" in run.key)
+            else:
+                assert np.array_equal(weight, small[name])
 
 
 def test_layouts_cost_the_same():
@@ -426,6 +498,30 @@ def test_each_arm_adds_or_leaves_out_what_it_says(scale):
     assert changed("nothing", "everything") == set().union(*fields.values())
 
 
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_each_ablation_changes_one_option(scale):
+    told = {run.cell["arm"]: run.recipe for run in ablations.plan(scale).runs}
+    assert set(told) == set(ablations.ARMS)
+    base = told[ablations.BASE]
+    for arm, recipe_ in told.items():
+        one, other = (dict(o.split("=", 1) for o in r.options) for r in (recipe_, base))
+        changed = {n for n in one.keys() | other.keys() if one.get(n) != other.get(n)}
+        assert len(changed) == (arm != ablations.BASE), arm
+        assert replace(recipe_, options=base.options, seed=base.seed) == base
+        values = {
+            name: value if value.isalpha() else json.loads(value) for name, value in one.items()
+        }
+        create_model(recipe_.model, 16, 32, **values)
+    depths = {
+        arm: [stage[1] for stage in json.loads(told[arm].options[0].partition("=")[2])]
+        for arm in told
+    }
+    (_, _, S2, S3, _), V1, V2 = (
+        depths[arm] for arm in (ablations.BASE, "V1, a block to S3", "V2, a block to S2")
+    )
+    assert (V1[2], V1[3], V2[2], V2[3]) == (S2 - 1, S3 + 1, S2 + 1, S3 - 1)
+
+
 def test_the_recipes_grid_is_whole():
     plan = recipe.plan("small")
     cells = [(run.cell["lr"], run.recipe.drop_path) for run in plan.runs if run.cell["seed"] == 0]
@@ -434,6 +530,32 @@ def test_the_recipes_grid_is_whole():
         assert run.cell["drop_path"] == run.recipe.drop_path and run.cell["lr"] == run.recipe.lr
         steady = run.recipe.schedule == "constant"
         assert run.recipe.min_lr == (run.recipe.lr if steady else run.recipe.lr / 100)
+
+
+@pytest.mark.parametrize(("scale", "most"), [("small", 1.05), ("gpu", 1.08)])
+def test_budgets_of_the_arms_of_ceit(scale, most):
+    size, channels, classes = {"small": (16, 1, 10), "gpu": (32, 3, 16)}[scale]
+
+    def network(arm):
+        fields = ceit.network(scale, arm)
+        options = replace(TINY, **fields).overrides()
+        return create_model(fields["model"], classes, size, channels, **options)
+
+    models = {arm: network(arm) for arm in ceit.ARMS}
+    totals = {arm: cost(model)[-1] for arm, model in models.items()}
+    full, wider, coatnet = (totals[arm] for arm in ("CeiT", ceit.WIDER, ceit.COATNET))
+    for one, other in (
+        (wider.parameters, full.parameters),
+        (coatnet.parameters, full.parameters),
+        (coatnet.multiply_adds, full.multiply_adds),
+    ):
+        assert max(one, other) <= most * min(one, other)
+    assert totals["DeiT"].multiply_adds < full.multiply_adds < wider.multiply_adds
+    for arm, parts in ceit.COMBINATIONS.items():
+        config = models[arm].config
+        on = (bool(config.i2t_convs), bool(config.leff_kernel), config.lca)
+        assert on == tuple(part in parts for part in ceit.PARTS)
+    assert len(ceit.COMBINATIONS) == 8
 
 
 # ---- Reading
@@ -548,7 +670,7 @@ def test_shipped_results_are_whole_and_small(name):
     path = FOLDER / f"{name}.json"
     assert path.stat().st_size <= MOST_BYTES
     found = study(name)
-    plan = {"bias": bias, "layout": layout, "recipe": recipe}[found.name].plan(found.scale)
+    plan = STUDIES[found.name].plan(found.scale)
     runs = list(plan.runs)
     if plan.after and len(found.runs) >= len(runs):
         runs += plan.after(found.runs[: len(runs)])

@@ -1,5 +1,7 @@
 """Axes, views and tables of explorable figures, without a browser."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
+from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar, scatter
 from coatnet_mini.explore.axes import make_axes
 from coatnet_mini.explore.tables import LARGE, tabulate
 
@@ -105,6 +107,33 @@ def test_plain_values_choose_their_view():
         lambda t: {"a": 1.0, "b": torch.zeros(3), "c": np.zeros((2, 2))}, "title", t=[1]
     )
     assert [v.kind for v in shown.views.values()] == ["scalar", "bars", "heat"]
+
+
+def points(x, shown):
+    y = np.array([81.6, 82.0, 88.56])
+    names, groups = ["a", "b", "c"], ["A", "A", "B"]
+    words = {"xname": "price", "yname": "right, %", "notes": ["", "slip", ""]}
+    front = [True, False, True]
+    options = {"names": names, "groups": groups, "flags": [0, 1, 0], **words}
+    return {"v": scatter(x, y, shown=shown, front=front, **options)}
+
+
+def test_points_keep_their_numbers_their_roles_and_limits_of_their_own():
+    def views(price, least):
+        x = [4.2, 5160, 0.58] if price == "size" else [4.2, np.nan, 0.58]
+        return points(x, np.array([81.6, 82.0, 88.56]) > least)
+
+    shown = explore(views, "title", price=["size", "cost"], least=[0, 81.8, 99])
+    assert np.allclose(shown.numbers("v", least=0)[:, 0], [4.2, 5160, 0.58], rtol=1e-6)
+    assert shown.numbers("v", least=0)[:, 2:].tolist() == [[2, 0, 0], [1, 0, 1], [2, 1, 0]]
+    assert shown.numbers("v", price="cost", least=81.8)[:, 2].tolist() == [0, 0, 2]
+    room = 0.08 * (88.56 - 81.6)
+    assert np.allclose(shown.limits_at("v", least=0), [81.6 - room, 88.56 + room])
+    assert shown.limits_at("v", price="cost", least=81.8) == pytest.approx([87.56, 89.56])
+    assert shown.limits_at("v", least=99) == [0, 1]
+    assert "v (2 points), on the front c" in repr(shown)
+    with pytest.raises(ValueError, match="2 notes for 3 values"):
+        explore(lambda t: {"v": replace(points([1, 2, 3], [1, 1, 1])["v"], notes="ab")}, "t", t=[1])
 
 
 def test_views_on_one_scale_share_their_limits():

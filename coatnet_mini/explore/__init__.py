@@ -3,7 +3,7 @@
 from coatnet_mini.explore.axes import axis, point
 from coatnet_mini.explore.guess import Guess, guess
 from coatnet_mini.explore.twin import drag, paint
-from coatnet_mini.explore.views import View, bars, heat, image, line, scalar
+from coatnet_mini.explore.views import View, bars, heat, image, line, scalar, scatter
 from coatnet_mini.explore.widget import MIME, Explorable, explore
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "paint",
     "point",
     "scalar",
+    "scatter",
 ]

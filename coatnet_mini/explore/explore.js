@@ -83,6 +83,13 @@ function ownLimits(view, values, mask) {
   const all = mask?.every((m) => m);
   values.forEach((v, k) => { if (!mask?.[k] || all) { low = Math.min(low, v); high = Math.max(high, v); } });
   if (view.clip) [low, high] = view.clip;
+  if (view.kind === "scatter") {
+    const y = pointsOf(view, values).filter((p) => p.role).map((p) => p.y);
+    if (!y.length) return [0, 1];
+    [low, high] = [Math.min(...y), Math.max(...y)];
+    const room = 0.08 * (high - low) || 1;
+    return [low - room, high + room];
+  }
   if (view.kind === "bars" || (view.kind === "heat" && !view.clip)) { low = Math.min(low, 0); high = Math.max(high, 0); }
   if (view.signed) { high = Math.max(Math.abs(low), Math.abs(high)); low = -high; }
   return [low, high > low ? high : low + 1];
@@ -400,6 +407,148 @@ function curves(view, figure, numbers) {
   };
 }
 
+// The points of a scatter in one state; role 0 is left out, 2 is on the staircase.
+function pointsOf(view, values) {
+  const [count, columns] = view.shape;
+  return Array.from({ length: count }, (_, k) => {
+    const [x, y, role, group, flag] = values.subarray(k * columns, (k + 1) * columns);
+    return { k, x, y, role, group, flag, name: view.labels[k], note: view.notes[k] };
+  });
+}
+
+const MARKS = ["●", "■", "◆", "▲", "▼", "✚"];
+// Where a name may stand: pixels from its point to its upper left corner, and the share of its
+// width by which it is drawn to the left. The stairs run to the right of a point and below it.
+const BESIDE = [[-10, -7, 1], [-7, -20, 1], [0, -22, 0.5], [8, -20, 0], [10, -7, 0], [8, 6, 0], [-7, 6, 1], [0, 8, 0.5]];
+
+// Named points, the staircase along the best of them, and all of them as a table.
+function scatter(view, figure, numbers, axes) {
+  const frame = frameOf({ ...view, labels: null, yname: view.yname }, figure);
+  const { stage } = frame;
+  const svg = draw("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none" }, stage);
+  const decades = draw("path", { class: "cm-decades" }, svg);
+  const stairs = draw("polyline", { class: "cm-stairs" }, svg);
+  const dots = view.labels.map(() => make("span", "cm-dot", stage));
+  const tags = view.labels.map((name) => make("span", "cm-tag", stage, name));
+  const nothing = make("span", "cm-nothing", stage, "none of these is published");
+  const legend = make("div", "cm-legend", figure);
+  const keys = view.series.map((name, g) => {
+    const key = make("span", "", legend);
+    make("span", `cm-key cm-s${g % 6}`, key, MARKS[g % 6]);
+    key.append(name);
+    return key;
+  });
+  make("span", "", legend, "! the sources disagree");
+  const scale = scaleOf(view, frame.box);
+  const details = make("details", "cm-table", figure);
+  const summary = make("summary", "", details);
+  const box = make("div", "", details);
+  Object.assign(box, { tabIndex: 0, role: "region" });
+  box.setAttribute("aria-label", `${view.name}, as a table`);
+  const table = make("table", "", box);
+  let points = [], rows = {}, low, high, left, right;
+  const across = (x) => (Math.log10(x) - left) / (right - left);
+  const down = (y) => (high - y) / (high - low);
+  const seen = () => points.filter((p) => p.role);
+
+  function fill(xname) {
+    summary.textContent = `All ${seen().length} points shown, as a table`;
+    table.replaceChildren();
+    const head = make("tr", "", make("thead", "", table));
+    for (const text of ["network", "group", xname, view.yname, "front", "where from"]) {
+      make("th", "", head, text).scope = "col";
+    }
+    const body = make("tbody", "", table);
+    rows = {};
+    for (const p of seen().sort((a, b) => b.y - a.y || a.x - b.x)) {
+      const row = rows[p.k] = make("tr", "", body);
+      make("th", "", row, p.name + (p.flag ? " !" : "")).scope = "row";
+      for (const text of [view.series[p.group], numbers.print(p.x), numbers.print(p.y), p.role === 2 ? "yes" : "", p.note]) {
+        make("td", "", row, text);
+      }
+    }
+  }
+
+  // Names stand where no other name and no point is; those of the staircase choose first.
+  function name() {
+    const { width, height } = stage.getBoundingClientRect();
+    const taken = seen().map((p) => {
+      const [x, y] = [across(p.x) * width, down(p.y) * height];
+      return [x - 6, y - 6, x + 6, y + 6];
+    });
+    const free = ([a, b, c, d]) => a >= 0 && b >= 0 && c <= width && d <= height &&
+      !taken.some(([e, f, g, h]) => a < g && c > e && b < h && d > f);
+    for (const tag of tags) tag.hidden = true;
+    const named = seen().filter((p) => p.role === 2 || width > 450); // a phone has room for the best
+    for (const p of named.sort((a, b) => b.role - a.role || b.y - a.y)) {
+      const tag = tags[p.k];
+      tag.hidden = false;
+      const wide = tag.offsetWidth, tall = 12;
+      const [x, y] = [across(p.x) * width, down(p.y) * height];
+      const places = p.role === 2 ? BESIDE : [BESIDE[4], ...BESIDE];
+      const at = places.map(([dx, dy, share]) => [x + dx - share * wide, y + dy])
+        .find(([a, b]) => free([a, b, a + wide, b + tall]));
+      tag.hidden = !at;
+      if (!at) continue;
+      taken.push([at[0], at[1], at[0] + wide, at[1] + tall]);
+      Object.assign(tag.style, { left: `${at[0]}px`, top: `${at[1]}px` });
+    }
+  }
+
+  return {
+    stage, svg, rows: 1, columns: view.shape[0],
+    show(values, mask, limits, theme, state) {
+      points = pointsOf(view, values);
+      [low, high] = limits;
+      const x = seen().length ? seen().map((p) => Math.log10(p.x)) : [0, 1];
+      nothing.hidden = seen().length > 0;
+      const room = 0.06 * (Math.max(...x) - Math.min(...x)) || 0.3;
+      [left, right] = [Math.min(...x) - room, Math.max(...x) + room];
+      const chosen = axes.findIndex((axis) => axis.name === view.xname);
+      const xname = chosen < 0 ? view.xname : axes[chosen].options[state[chosen]];
+      const ends = [10 ** left, 10 ** right].map((v) => tick(Number(v.toPrecision(2))));
+      frame.box.querySelector(".cm-x").replaceChildren();
+      [ends[0], `${xname}, log scale`, ends[1]].forEach((text) => make("span", "", frame.box.querySelector(".cm-x"), text));
+      frame.side(tick(high), tick(low));
+      scale(limits, theme);
+      const lines = [];
+      for (let d = Math.ceil(left); d <= right; d++) lines.push(`M${1000 * across(10 ** d)} 0V100`);
+      decades.setAttribute("d", lines.join(""));
+      const best = points.filter((p) => p.role === 2).sort((a, b) => a.x - b.x || a.y - b.y);
+      const corners = best.flatMap((p, n) => [
+        ...(n ? [[1000 * across(p.x), 100 * down(best[n - 1].y)]] : []), [1000 * across(p.x), 100 * down(p.y)]]);
+      stairs.setAttribute("points", corners.map((c) => c.join(",")).join(" "));
+      points.forEach((p, k) => {
+        dots[k].hidden = !p.role;
+        dots[k].className = `cm-dot cm-s${p.group % 6}${p.role === 2 ? " cm-front" : ""}${p.flag ? " cm-flag" : ""}`;
+        dots[k].textContent = MARKS[p.group % 6];
+        if (p.role) Object.assign(dots[k].style, { left: `${100 * across(p.x)}%`, top: `${100 * down(p.y)}%` });
+      });
+      keys.forEach((key, g) => { key.hidden = !seen().some((p) => p.group === g); });
+      name();
+      fill(xname);
+    },
+    box: (k) => (points[k]?.role ? [1000 * across(points[k].x) - 14, 100 * down(points[k].y) - 4, 28, 8] : null),
+    index: (row, column) => column,
+    place(x, y) {
+      const { width, height } = stage.getBoundingClientRect();
+      const gap = (p) => Math.hypot((across(p.x) - x) * width, (down(p.y) - y) * height);
+      return seen().reduce((best, p) => (best && gap(best) <= gap(p) ? best : p), null)?.k ?? 0;
+    },
+    next(k, [up, aside]) { // the next point to the right, or the next one higher
+      const order = seen().sort((a, b) => (aside ? a.x - b.x || a.y - b.y : b.y - a.y || a.x - b.x));
+      const at = order.findIndex((p) => p.k === k);
+      return order[at < 0 ? 0 : Math.max(0, Math.min(order.length - 1, at + (aside || up)))]?.k ?? 0;
+    },
+    point(k) { for (const p of seen()) rows[p.k].classList.toggle("cm-here", p.k === k); },
+    words: () => `${seen().length} points, on the front ${points.filter((p) => p.role === 2).map((p) => p.name).join(", ")}`,
+    read(values, row, column) {
+      const p = points[column];
+      return p.role ? `${p.name}: ${numbers.print(p.x)}, ${numbers.print(p.y)} (${p.note})` : "";
+    },
+  };
+}
+
 // ---- a view: a picture that can be read by pointer and keys, and clicked where it is marked -----
 
 function figureOf(view, axes, figure, numbers, change, speak, tool) {
@@ -410,8 +559,8 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
     value.setAttribute("aria-live", "off");
     return (state) => { value.textContent = numbers.print(numbers.at(state)[0]); };
   }
-  const draws = { heat: grid, image: grid, bars: barChart, line: curves };
-  const picture = draws[view.kind](view, figure, numbers);
+  const draws = { heat: grid, image: grid, bars: barChart, line: curves, scatter };
+  const picture = draws[view.kind](view, figure, numbers, axes);
   const { stage, svg, rows, columns } = picture;
   const { mark } = view;
   const axis = mark && axes[mark.axis];
@@ -432,6 +581,7 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
     showCursor(cursor && picture.box(picture.index(...cursor, "cell"), "cell"));
     const at = cursor ?? (mark?.what === "cell" && markAt());
     note.textContent = at ? picture.read(values, ...at) : "";
+    picture.point?.(at ? at[1] : null);
   }
   function pick() {
     const wanted = picture.index(...cursor, mark.what);
@@ -445,7 +595,7 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
     const across = (event.clientX - area.left) / area.width;
     const down = (event.clientY - area.top) / area.height;
     const clamp = (v, n) => Math.max(0, Math.min(n - 1, Math.floor(v * n)));
-    cursor = [clamp(down, rows), picture.place ? picture.place(across) : clamp(across, columns)];
+    cursor = [clamp(down, rows), picture.place ? picture.place(across, down) : clamp(across, columns)];
     read();
   }
   function step(event) {
@@ -457,7 +607,8 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
     const [row, column] = cursor ?? (mark ? markAt() : [0, 0]);
     if (tool?.key(event, [row, column])) return;
     const [down, across] = move ?? [0, 0];
-    cursor = [Math.max(0, Math.min(rows - 1, row + down)), Math.max(0, Math.min(columns - 1, column + across))];
+    cursor = picture.next ? [0, picture.next(cursor?.[1], [down, across])]
+      : [Math.max(0, Math.min(rows - 1, row + down)), Math.max(0, Math.min(columns - 1, column + across))];
     if (!tool && (chosen || axis?.point)) pick();
     if (!tool && axis?.point && mark.what === "cell") cursor = null; // the outline itself has moved
     read();
@@ -495,13 +646,13 @@ function figureOf(view, axes, figure, numbers, change, speak, tool) {
     marked = mark ? cells[state[mark.axis]] : null;
     const mask = numbers.hatched(state);
     const limits = view.scale === "state" ? ownLimits(view, values, mask) : view.limits;
-    picture.show(values, mask, limits, theme);
+    picture.show(values, mask, limits, theme, state);
     showMark(mark && picture.box(marked, mark.what));
     read();
     const range = values.reduce(([low, high], v) => [Math.min(low, v), Math.max(high, v)], [Infinity, -Infinity]);
     const keys = tool ? `; ${tool.hint}` : axis?.point ? `; the arrow keys move ${axis.label}` : "";
-    stage.setAttribute("aria-label",
-      `${view.name}, ${view.shape.join(" by ")}, ${numbers.print(range[0])} to ${numbers.print(range[1])}; ${words}${keys}`);
+    const shown = picture.words?.() ?? `${view.shape.join(" by ")}, ${numbers.print(range[0])} to ${numbers.print(range[1])}`;
+    stage.setAttribute("aria-label", `${view.name}, ${shown}; ${words}${keys}`);
   };
 }
 
@@ -534,7 +685,8 @@ function fit(root) {
   if (root.offsetWidth < WIDE) return;
   for (let tall = TALL; ; tall = Math.max(LEAST, tall - 10)) {
     root.style.setProperty("--cm-tall", `${tall}px`);
-    if (tall === LEAST || root.getBoundingClientRect().height <= HIGHEST) return;
+    const opened = root.querySelector(".cm-table[open] > div")?.offsetHeight ?? 0; // scrolls with the page
+    if (tall === LEAST || root.getBoundingClientRect().height - opened <= HIGHEST) return;
   }
 }
 

@@ -39,6 +39,7 @@ NAMES = {
     "responses": "depthwise responses",
 }
 HEADS = ("mean of heads", "head 1", "head 2", "head 3")
+SILENCE = ("nothing", "this part", "all six", "the whole stage")
 TILES = 48  # pixels along each side of the mosaic of responses
 
 
@@ -126,6 +127,63 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
     return computed(figure, title, "", "heads", {}, titles, requests, stored)
 
 
+def live_silence(network, digits, parts: dict, name: str = "digits") -> Computed:
+    """The explorable figure of a network with some of its parts left out.
+
+    Args:
+        network, digits, name: as in `live_network`.
+        parts: {"channels of S1": [("S1.0", 118), ...]}, for each group its parts as the branch of
+            `inside.branches` and the head or channel; every group has the same number.
+    """
+    stored = stored_network(name)
+    reading = Reading(network, stored.config["image_size"][0])
+    bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
+    groups, rows, names = list(parts), list(parts.values()), list(branches_of(network))
+    count = len(rows[0])
+
+    def figure(drawing, of=groups[0], part=1, silence=SILENCE[1]):
+        own = rows[groups.index(of)]
+        silent = silent_parts(network, own, part - 1, SILENCE.index(silence))
+        return reading.without(drawing, silent, *own[part - 1])
+
+    titles = {
+        "drawing": "your digit",
+        "adds": "what the part adds",
+        "probabilities": "what is read then",
+        "change": "change of the scores",
+        "before": "for its first answer, %",
+        "after": "the same, parts left out, %",
+    }
+    constants = {
+        "layers": np.array([[names.index(layer) for layer, _ in own] for own in rows]),
+        "units": np.array([[unit for _, unit in own] for own in rows]),
+    }
+    requests = {
+        "drawing": drawing_of(bitmaps, 3, titles["drawing"]),
+        "of": axis(groups, label="parts"),
+        "part": axis(range(1, count + 1), start=1, label="part"),
+        "silence": axis(SILENCE, start=SILENCE[1], label="leave out"),
+    }
+    return computed(figure, "Leave a part out", "", "silence", constants, titles, requests, stored)
+
+
+def branches_of(network) -> dict:
+    from coatnet_mini.inside import branches
+
+    return branches(network)
+
+
+def silent_parts(network, own: list[tuple[str, int]], part: int, how: int) -> dict[str, list[int]]:
+    """What is left out: nothing, one of the parts `own`, all of them, or all of their stages."""
+    if how < 3:
+        chosen = [[], own[part : part + 1], own][how]
+        layers = dict.fromkeys(layer for layer, _ in chosen)
+        return {k: [unit for layer, unit in chosen if layer == k] for k in layers}
+    stages = {layer.split(".")[0] for layer, _ in own}
+    found = branches_of(network).items()
+    return {k: list(range(b.parts)) for k, b in found if k.split(".")[0] in stages}
+
+
 def folder_of(name: str) -> Path:
     """That of a stored network which comes with the package."""
     return Path(str(files("coatnet_mini") / "checkpoints" / name))
@@ -155,7 +213,7 @@ def sentence(training: dict) -> str:
         f"Draw a digit, or pick one; then point at the second picture. The network has seen "
         f"{results['train_images']:,} digits that fill their picture, and reads "
         f"{results['accuracy']:.0%} of {results['test_images']} others. So draw large: at half the "
-        "height it reads most digits wrong. Some 4s it takes for 9s."
+        "height it reads most digits wrong."
     )
 
 
@@ -174,8 +232,7 @@ class Reading:
         drawing = np.asarray(drawing, dtype=np.float32)
         if self.last and self.last[0] == drawing.tobytes():
             return self.last[1]
-        grey = enlarge(counts(drawing), self.image_size)
-        x = torch.from_numpy(grey).float()[None, None] / 127.5 - 1
+        x = self.input(drawing)
         responses, handles = {}, []
         for path, module in self.network.named_modules():
             if path.endswith(".depthwise"):
@@ -221,6 +278,35 @@ class Reading:
             "nearBefore": scalar(100 * before[near].sum()),
             "nearAfter": scalar(100 * after[near].sum()),
         }
+
+    def without(self, drawing, silent: dict, layer: str, unit: int) -> dict:
+        """What `live_silence` shows: see the twin `silence`."""
+        from coatnet_mini.inside import added, silenced
+
+        whole, x = self.of(drawing)["logits"], self.input(drawing)
+        made = added(self.network, x)
+        with silenced(self.network, silent):
+            left = self.network(x)[0].detach().numpy()
+        side = next(iter(made.values())).shape[-1]
+        norms = made[layer][0, unit].numpy()
+        factor, read = side // len(norms), whole.argmax()
+        return {
+            "drawing": image(drawing, ink=True, clip=(0, 1), edit="drawing"),
+            "adds": heat(norms.repeat(factor, 0).repeat(factor, 1), scale="state", over="drawing"),
+            "probabilities": bars(
+                softmax(left), labels=range(len(left)), x="digit", y="probability", clip=(0, 1)
+            ),
+            "change": bars(left - whole, labels=range(len(left)), x="digit", y="score"),
+            "before": scalar(100 * softmax(whole)[read]),
+            "after": scalar(100 * softmax(left)[read]),
+        }
+
+    def input(self, drawing):
+        """A drawing (32, 32) as the network reads it: (1, 1, size, size)."""
+        import torch
+
+        grey = enlarge(counts(np.asarray(drawing, dtype=np.float32)), self.image_size)
+        return torch.from_numpy(grey).float()[None, None] / 127.5 - 1
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -235,6 +235,13 @@ function squeezeExcitation(grid, layers) {
   return { ...grid, x: grid.x.map((v, at) => v * gates[at % grid.D]) };
 }
 
+// inside.silenced: the parts of a branch side by side, those in `silent` (a list, or nothing) as zeros.
+function leaveOut(grid, parts, silent) {
+  if (!silent) return grid;
+  const width = grid.D / parts;
+  return { ...grid, x: grid.x.map((v, at) => (silent.includes(Math.floor((at % grid.D) / width)) ? 0 : v)) };
+}
+
 // blocks.MBConv, equation (5): Proj(Pool(x)) + Conv(SE(DepthConv(Conv(Norm(x))))).
 function mbconv(grid, layers, config, stride, seen) {
   const early = config.downsample === "expand";
@@ -242,7 +249,8 @@ function mbconv(grid, layers, config, stride, seen) {
   y = seen.depthwise = depthwiseConv(gelu(norm(y, layers.expand_norm, config)), layers.depthwise, early ? 1 : stride);
   y = gelu(norm(y, layers.depthwise_norm, config));
   if (layers.se) y = squeezeExcitation(y, layers.se);
-  return add(shortcut(grid, layers, config, stride), conv1x1(y, layers.project));
+  seen.branch = { ...y, parts: y.D };
+  return add(shortcut(grid, layers, config, stride), conv1x1(leaveOut(y, y.D, seen.silent), layers.project));
 }
 
 // attention.MultiHeadAttention: heads of width head_dim, side by side in queries, keys and values.
@@ -263,7 +271,8 @@ function multiHead(grid, layers, config, seen) {
     weightedSum(A, part(2, h), d).forEach((v, at) => { y[Math.floor(at / d) * out + h * d + (at % d)] = v; });
     seen.attention.weights.set(A, h * N * N);
   }
-  return { ...grid, x: linear(y, layers.out.weight, layers.out.bias, out), D: out };
+  seen.branch = { x: y, H, W, D: out, parts: heads };
+  return conv1x1(leaveOut(seen.branch, heads, seen.silent), layers.out);
 }
 
 // blocks.TransformerBlock, equation (4), and then x + FFN(Norm(x)).
@@ -283,25 +292,27 @@ function stem(grid, layers, config, { kind, stride }) {
 }
 
 // coatnet.CoAtNet: image (H·W, C) → logits, and what every attention and depthwise layer made of it,
-// { "S2b.0": { heads, H, W, weights (heads, N, N) } } and { "S1.0": { x (N, D), H, W, D } }.
-function coatnet(image, config, weights) {
+// { "S2b.0": { heads, H, W, weights (heads, N, N) } } and { "S1.0": { x (N, D), H, W, D } }; of each
+// block, what its branch adds up, { x (N, D), H, W, D, parts }. silent: { "S2b.0": [1] }, parts left out.
+function coatnet(image, config, weights, silent = {}) {
   const [H, W] = config.image_size;
-  const [attention, responses] = [{}, {}];
+  const [attention, responses, branches] = [{}, {}, {}];
   const names = Object.keys(weights.stages).sort(); // S0, S1, S2, S2b, ...
   let grid = stem({ x: image, H, W, D: config.in_channels }, weights.stages[names[0]], config, config.stages[0]);
   config.stages.slice(1).forEach((stage, n) => {
     const name = names[n + 1];
     for (let b = 0; b < stage.depth; b++) {
-      const [seen, block] = [{}, stage.kind === "C" ? mbconv : transformer];
+      const [seen, block] = [{ silent: silent[`${name}.${b}`] }, stage.kind === "C" ? mbconv : transformer];
       grid = block(grid, weights.stages[name][b], config, b ? 1 : stage.stride, seen);
       if (seen.attention) attention[`${name}.${b}`] = seen.attention;
       if (seen.depthwise) responses[`${name}.${b}`] = seen.depthwise;
+      branches[`${name}.${b}`] = seen.branch;
     }
   });
   let y = norm({ x: mean(grid), D: grid.D }, weights.head.norm, config);
   if (config.head === "tanh") y.x = conv1x1(y, weights.head.hidden).x.map(Math.tanh);
   const logits = conv1x1(y, weights.head.classifier).x;
-  return { logits, attention, responses };
+  return { logits, attention, responses, branches };
 }
 
 // ---- the checkpoint ------------------------------------------------------------------------

@@ -17,6 +17,13 @@ def span(view: View, numbers: np.ndarray, signed: bool) -> list[float]:
 
     A heat map and bars start at zero, which has a look of its own; a signed map is centred on it.
     """
+    if view.kind == "scatter":  # heights of the points that are shown, with some room
+        points = numbers.reshape(-1, view.values.shape[1])
+        y = points[points[:, 2] > 0, 1]
+        if not y.size:
+            return [0.0, 1.0]
+        room = 0.08 * float(np.ptp(y)) or 1.0
+        return [float(y.min()) - room, float(y.max()) + room]
     low, high = float(numbers.min()), float(numbers.max())
     low, high = view.clip or (low, high)
     if view.kind == "bars" or (view.kind == "heat" and not view.clip):

@@ -78,7 +78,7 @@ def view_spec(figure: Explorable, name: str, packed: Packed) -> dict:
         "limits": figure.limits[name],
         "table": packed.add(figure.tables[name]),
     }
-    for key in ("labels", "series", "x", "y", "clip"):
+    for key in ("labels", "series", "notes", "x", "y", "clip"):
         if getattr(view, key) is not None:
             spec[key] = list(getattr(view, key))
     for key in ("xname", "yname", "ink", "over"):

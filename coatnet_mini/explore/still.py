@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from coatnet_mini import plots
+from coatnet_mini.explore.views import FRONT
 
 
 def still_png(figure) -> bytes:
@@ -68,14 +69,21 @@ def draw(ax, view, figure, name: str) -> None:
         ax.bar(range(numbers.size), numbers, color=colours)
         ax.set_ylim(low, high)
         number_positions(ax.xaxis, view.x)
+    elif view.kind == "scatter":
+        points(ax, view, numbers)
+        ax.set_ylim(low, high)
     else:
         curves(ax, view, numbers)
         ax.set_ylim(low, high)
     if view.hatched is not None:
         hatch(ax, figure.hatched(name))
-    if view.labels:
+    if view.labels and view.kind != "scatter":
         ax.set_xticks(range(len(view.labels)), view.labels)
-    ax.set(xlabel=view.xname or "", ylabel=view.yname or "")
+    chosen = {a.name: a.options[a.start] for a in figure.axes if view.kind == "scatter"}
+    ax.set(
+        xlabel=chosen.get(view.xname, view.xname) or "",
+        ylabel=chosen.get(view.yname, view.yname) or "",
+    )
 
 
 def lay_over(ax, ink: np.ndarray, extent) -> None:
@@ -91,6 +99,24 @@ def curves(ax, view, numbers: np.ndarray) -> None:
         ax.plot(x, curve, dash, label=view.series[k] if view.series else None)
     if view.series:
         ax.legend()
+
+
+def points(ax, view, numbers: np.ndarray) -> None:
+    """The points shown, by group, and the staircase along those on the front."""
+    x, y, role, group, _ = numbers.T
+    for g, name in enumerate(view.series):
+        here = (role > 0) & (group == g)
+        if here.any():
+            ax.plot(x[here], y[here], "osD^vP"[g % 6], markersize=5, label=name)
+    on = np.flatnonzero(role == FRONT)
+    on = on[np.lexsort((y[on], x[on]))]
+    ax.step(x[on], y[on], where="post", color="#777", linewidth=1, zorder=0)
+    for k in on:
+        at = (x[k], y[k])
+        ax.annotate(view.labels[k], at, (3, 3), textcoords="offset points", fontsize=6)
+    ax.set_xscale("log")
+    if role.any():
+        ax.legend(fontsize=7)
 
 
 def number_positions(axis, numbers) -> None:

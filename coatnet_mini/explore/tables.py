@@ -42,13 +42,13 @@ def tabulate(kind: str, values: np.ndarray, cell_dims: int) -> Table:
     Whole numbers are kept as they are. Other values are rounded to the finest round step that
     leaves at most 256 levels (a picture with many states) or 10 001 levels: below what a colour
     or a printed number of three digits can show. A number that spans many magnitudes (an error
-    of 1e-16 beside one of 0.1) is kept in float32.
+    of 1e-16 beside one of 0.1) is kept in float32, and so are the points of a scatter.
     """
     values, strides = drop_constant_axes(
         values.reshape(*values.shape[: values.ndim - cell_dims], -1)
     )
     picture = kind in ("heat", "image") and values.size > LARGE
-    if kind == "scalar" and wide(values):
+    if kind == "scatter" or (kind == "scalar" and wide(values)):
         return Table(values.astype(np.float32), strides=strides)
     levels = 256 if picture or kind == "image" else 10_001
     base, mantissa, decimals = step(values, levels)

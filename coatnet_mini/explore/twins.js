@@ -328,4 +328,63 @@ function heads({ drawing, network: stored, head, times, i }, operators) {
   };
 }
 
-export default { mend, products, qkv, shares, prepost, bend, windows, network, heads };
+// ---- parts of the trained network, left out ----------------------------------------------------------
+// drawing and network as above; of, which row of `layers` and `units` (groups, parts): the place of a
+// block's branch and the part in it; part, which column, from 1; silence 0 nothing, 1 that part, 2 all of the row,
+// 3 all parts of the stages that the row's parts are in.
+
+const without = remembered((drawing, { config, weights }, silent, { coatnet }) =>
+  coatnet(asInput(counts(drawing, drawing.shape, 4), config.image_size[0]), config, weights, silent));
+
+// inside.added: at each position, the norm of what one part of a branch adds.
+function addedBy({ x, H, W, D, parts }, U, unit) {
+  const [width, out] = [D / parts, U.shape[0]];
+  return Float32Array.from({ length: H * W }, (_, n) => {
+    let square = 0;
+    for (let o = 0; o < out; o++) {
+      let sum = 0;
+      for (let d = unit * width; d < (unit + 1) * width; d++) sum += U[o * D + d] * x[n * D + d];
+      square += sum * sum;
+    }
+    return Math.sqrt(square);
+  });
+}
+
+const silentOf = remembered((layers, units, of, part, silence, branches) => {
+  if (!silence) return {};
+  const [names, silent] = [Object.keys(branches), {}];
+  const [rows, places] = [row(layers, of, layers.shape[1]), row(units, of, layers.shape[1])];
+  rows.forEach((layer, k) => {
+    if (silence === 2 || k === part - 1) (silent[names[layer]] ??= []).push(places[k]);
+  });
+  if (silence < 3) return silent;
+  const stages = [...rows].map((layer) => names[layer].split(".")[0]);
+  const all = names.filter((name) => stages.includes(name.split(".")[0]));
+  return Object.fromEntries(all.map((name) => [name, [...Array(branches[name].parts).keys()]]));
+});
+
+function silence({ drawing, network: stored, layers, units, of, part, silence: how }, operators) {
+  const { logits, branches } = seen(drawing, stored, operators);
+  const silent = silentOf(layers, units, of, part, how, branches);
+  const left = how ? without(drawing, stored, silent, operators).logits : logits;
+  const [name, branch] = Object.entries(branches)[layers[of * layers.shape[1] + part - 1]];
+  const [stage, block] = name.split(".");
+  const made = stored.weights.stages[stage][block];
+  const { weight } = (made.attention ?? { out: made.project }).out;
+  const side = Object.values(branches)[0].H; // of the finest grid
+  const read = logits.indexOf(Math.max(...logits));
+  return {
+    drawing: () => drawing,
+    adds: () => {
+      const [factor, norms] = [side / branch.H, addedBy(branch, weight, units[of * layers.shape[1] + part - 1])];
+      return Float32Array.from({ length: side * side }, (_, k) =>
+        norms[Math.floor(Math.floor(k / side) / factor) * branch.W + Math.floor((k % side) / factor)]);
+    },
+    probabilities: () => operators.softmax(left),
+    change: () => left.map((score, k) => score - logits[k]),
+    before: () => 100 * operators.softmax(logits)[read],
+    after: () => 100 * operators.softmax(left)[read],
+  };
+}
+
+export default { mend, products, qkv, shares, prepost, bend, windows, network, heads, silence };

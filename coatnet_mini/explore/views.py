@@ -35,6 +35,7 @@ class View:
     hatched: np.ndarray | None = None  # (H, W) booleans; the mask, not its presence, may change
     edit: str | None = None  # what the reader changes here, see explore/twin.py
     over: str | None = None  # the view whose picture lies over this one
+    notes: tuple[str, ...] | None = None  # what is to be said of each point of a scatter
 
     def fixed(self) -> tuple:
         """All that has to be the same in every state."""
@@ -134,6 +135,33 @@ def line(values, *, x=None, y=None, mark=None, scale=None) -> View:
     return View("line", values, scale, None, make_mark(mark), **names)
 
 
+SHOWN, FRONT = 1, 2  # the third column of a scatter; 0 is a point that this state leaves out
+
+
+def scatter(x, y, *, names, groups, shown, front, notes, flags, xname, yname) -> View:
+    """Named points (n,), x on a logarithmic scale, with a staircase along those `front` says.
+
+    Under it the page has the same points as a table, with their notes. Every state has the limits
+    that its own points need.
+
+    Args:
+        x, y: numbers (n,); where x is not a number above 0, there is no point.
+        names, notes: what a point is called, and what is to be said of it.
+        groups: (n,) names; each group has a mark of its own.
+        shown, front, flags: (n,) booleans: in this state, on the staircase, marked with a "!".
+        xname, yname: what runs across and up; the name of an axis stands for its option.
+    """
+    x, y = make_array(x), make_array(y)
+    there = np.nan_to_num(x) > 0
+    role = np.where(there & (make_array(shown) != 0), np.where(front, FRONT, SHOWN), 0)
+    series = tuple(dict.fromkeys(map(str, groups)))
+    group = [series.index(str(name)) for name in groups]
+    columns = (np.where(there, x, 0), y, role, group, make_array(flags) != 0)
+    labels, notes = make_names(names), make_names(notes)
+    options = {"labels": labels, "series": series, "notes": notes, "xname": xname, "yname": yname}
+    return View("scatter", np.stack(columns, axis=1).astype(float), "state", **options)
+
+
 def scalar(value) -> View:
     """One number, printed."""
     return View("scalar", make_array(value).reshape(()))
@@ -147,9 +175,8 @@ def as_view(name: str, value: Any) -> View:
         if value.ndim not in kinds:
             raise ValueError(f'view "{name}" has {value.ndim} dimensions; a view has at most 2')
         value = kinds[value.ndim](value)
-    allowed = {"heat": (2,), "image": (2, 3), "bars": (1,), "line": (2,), "scalar": (0,)}[
-        value.kind
-    ]
+    flat = {"bars": (1,), "line": (2,), "scatter": (2,), "scalar": (0,)}
+    allowed = {"heat": (2,), "image": (2, 3), **flat}[value.kind]
     if value.values.ndim not in allowed or value.values.size == 0:
         raise ValueError(
             f'view "{name}" is a {value.kind} of shape {value.values.shape}; '
@@ -159,7 +186,8 @@ def as_view(name: str, value: Any) -> View:
         raise ValueError(f'image "{name}" has shape {value.values.shape}, not (H, W) or (H, W, 3)')
     shape = value.values.shape
     for label, names, length in (
-        ("labels", value.labels, shape[-1:]),
+        ("labels", value.labels, shape[:1] if value.kind == "scatter" else shape[-1:]),
+        ("notes", value.notes, shape[:1]),
         ("x", value.x, shape[1:2] if value.kind == "heat" else shape[-1:]),
         ("y", value.y, shape[:1]),
     ):

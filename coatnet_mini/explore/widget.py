@@ -45,7 +45,7 @@ from coatnet_mini.explore.scales import STATE, all_limits, span
 from coatnet_mini.explore.spec import Packed, make_spec
 from coatnet_mini.explore.still import still_png
 from coatnet_mini.explore.tables import Table, tabulate
-from coatnet_mini.explore.views import View, as_view, check_mark
+from coatnet_mini.explore.views import FRONT, View, as_view, check_mark
 
 MIME = "application/vnd.coatnet-mini.explorable"
 BUDGET = 1_000_000  # bytes of table a figure may ship, before compression
@@ -70,8 +70,8 @@ def explore(
 
     Args:
         function: called with one keyword per axis, returns a dict from view name to a number, a
-            vector, a matrix (torch or NumPy) or a view: `heat`, `image`, `bars`, `line`, `scalar`.
-            Names, kinds and shapes must not change from state to state.
+            vector, a matrix (torch or NumPy) or a view: `heat`, `image`, `bars`, `line`, `scatter`,
+            `scalar`. Names, kinds and shapes must not change from state to state.
         title: what the figure shows, in a few words; its slug names the figure in links.
         caption: one sentence under the title: what to do, and what to watch.
         axes: a list of numbers (a slider), a list of strings (named options), `axis(values,
@@ -130,7 +130,8 @@ class Explorable(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         axes = ", ".join(a.words(a.start) for a in self.axes)
-        shown = "; ".join(view_words(name, self.compared(name)) for name in self.views)
+        views = self.views.items()
+        shown = "; ".join(view_words(name, view, self.compared(name)) for name, view in views)
         return f"{self.title}: {axes}: {shown}"
 
     def numbers(self, name: str, /, **options: Any) -> np.ndarray:
@@ -285,7 +286,11 @@ def thin(axes: list[Axis]) -> str:
     return f'thin out axis "{longest.name}" ({len(longest.values)} values)'
 
 
-def view_words(name: str, numbers: np.ndarray) -> str:
+def view_words(name: str, view: View, numbers: np.ndarray) -> str:
+    if view.kind == "scatter":
+        role = numbers[:, 2]
+        along = ", ".join(view.labels[k] for k in np.flatnonzero(role == FRONT))
+        return f"{name} ({np.count_nonzero(role)} points), on the front {along}"
     if numbers.size == 1:
         return f"{name} {numbers.item():.3g}"
     size = "×".join(map(str, numbers.shape))

@@ -14,7 +14,7 @@ from coatnet_mini.studies.plans import SCALES
 from coatnet_mini.studies.results import study, table
 from coatnet_mini.train.__main__ import fail
 
-STUDIES = ("bias", "layout", "recipe")
+STUDIES = ("ablations", "bias", "ceit", "layout", "locality", "recipe", "resolution")
 OF_A_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 

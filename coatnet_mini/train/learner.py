@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # a step needs torch alone, and an accelerator that was made 
 
     from coatnet_mini.train.loading import Batch
 
+CLASSIFIER = "head.classifier."
+
 
 class Learner:
     """A network in training.
@@ -60,6 +62,7 @@ class Learner:
         self.model, self.optimizer = accelerator.prepare(net, self.adamw)
         self.net = accelerator.unwrap_model(self.model)
         self.schedule = make_schedule(self.adamw, recipe, steps)
+        self.head = {id(p) for n, p in self.net.named_parameters() if n.startswith(CLASSIFIER)}
         self.augment = Augment(recipe)
 
     @property
@@ -69,7 +72,8 @@ class Learner:
     def learn(self, batches: "Iterator[Batch]", step: int) -> Tensor:
         """One step of the optimizer; returns the loss, averaged over this process's images."""
         accelerator, parts = self.accelerator, self.recipe.accumulate
-        self.model.train()
+        frozen = step < self.recipe.head_steps
+        self.model.train(not frozen)  # a network that stays as it is keeps its statistics too
         loss = torch.zeros((), device=accelerator.device)
         for part in range(parts):
             images, labels = next(batches)
@@ -79,6 +83,9 @@ class Learner:
                 part_loss = self.loss(images, labels) / parts
                 accelerator.backward(part_loss)
             loss += part_loss.detach()
+        if frozen:
+            for p in self.net.parameters():
+                p.grad = p.grad if id(p) in self.head else None  # which AdamW leaves alone
         if self.recipe.clip_norm:
             accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
@@ -107,7 +114,7 @@ class Learner:
 
     def load_state_dict(self, state: dict, step: int) -> None:
         """Take up what `state_dict` gave at a step; a TypeError says what is not built like it."""
-        mine = {**self.state_dict(), "optimizer": self.moments()}
+        mine = {**self.state_dict(), "optimizer": self.moments(step)}
         check_like({name: state[name] for name in mine}, mine, "its")
         self.net.load_state_dict(state["model"])
         groups = self.optimizer.state_dict()["param_groups"]
@@ -116,11 +123,15 @@ class Learner:
             self.ema.load_state_dict(state["ema"])
         self.schedule = make_schedule(self.adamw, self.recipe, self.steps, step)
 
-    def moments(self) -> dict:
-        """What AdamW keeps of each parameter from its first step on."""
+    def moments(self, step: int) -> dict:
+        """What AdamW keeps after so many steps of each parameter that has learned."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        each = {"step": torch.zeros(())}
-        return {n: {**each, "exp_avg": p, "exp_avg_sq": p} for n, p in enumerate(parameters)}
+        each, all_learn = {"step": torch.zeros(())}, step > self.recipe.head_steps
+        return {
+            n: {**each, "exp_avg": p, "exp_avg_sq": p}
+            for n, p in enumerate(parameters)
+            if all_learn or id(p) in self.head
+        }
 
     def trained(self) -> nn.Module:
         """The network to be kept: the running average, if there is one."""
