@@ -213,7 +213,7 @@ def sentence(training: dict) -> str:
         f"Draw a digit, or pick one; then point at the second picture. The network has seen "
         f"{results['train_images']:,} digits that fill their picture, and reads "
         f"{results['accuracy']:.0%} of {results['test_images']} others. So draw large: at half the "
-        "height it reads most digits wrong. Some 4s it takes for 9s."
+        "height it reads most digits wrong."
     )
 
 
