@@ -159,7 +159,7 @@ def live_silence(network, digits, parts: dict, name: str = "digits") -> Computed
         "units": np.array([[unit for _, unit in own] for own in rows]),
     }
     requests = {
-        "drawing": drawing_of(bitmaps, 3, titles["drawing"]),
+        "drawing": drawing_of(bitmaps, 2, titles["drawing"]),
         "of": axis(groups, label="parts"),
         "part": axis(range(1, count + 1), start=1, label="part"),
         "silence": axis(SILENCE, start=SILENCE[1], label="leave out"),
