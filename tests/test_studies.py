@@ -646,7 +646,7 @@ def test_bad_questions_are_one_line(four, question, line):
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"no results of a study 'bios'.*choose from bias"):
+    with pytest.raises(ValueError, match=r"no results of a study 'bios'.*choose from ablations"):
         study("bios")
     with pytest.raises(ValueError, match="choose from none"):
         study("bias", tmp_path)
