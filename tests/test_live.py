@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from coatnet_mini import load
+from coatnet_mini import inside, load
 from coatnet_mini.checkpoint import find
 from coatnet_mini.explore import MIME
 from coatnet_mini.explore.live import (
@@ -217,8 +217,8 @@ def compare_silence(page, reading):
         own = GROUPS[of]
         options = {"of": of, "part": part + 1, "silence": how}
         found = run(page, call, drawing, options | {"layers": layers, "units": units})
-        silent = silent_parts(reading.network, own, part, how)
-        expected = reading.without(drawing, silent, *own[part])
+        silent = silent_parts(branches(reading.network), own, part, how)
+        expected = reading.without(inside, drawing, silent, *own[part])
         assert set(found) == set(expected)
         for name, view in expected.items():
             gap = np.abs(np.asarray(found[name]) - view.values.ravel()).max()
