@@ -10,6 +10,8 @@ vit, ceit       the relatives; `classifier` is what all three share
 models          every network by name: `create_model`, `list_models`
 checkpoint      networks in and out of folders: `load`; `export` writes ONNX and torch.export
 cost, probes    what a network costs, and what it does: equivariance, reach, dependence
+inside          what a trained network has learned, and what breaks without a part of it
+published       the papers' results, each number with its table
 images, shapes  the pictures; `plots` draws them, `book_map` the book
 checks          what is wrong with an option, in one line
 

@@ -165,7 +165,7 @@ def occlusion(network: Callable, images: Tensor, labels: Tensor, side: int, pape
         return network(images).log_softmax(1).gather(1, labels[:, None])[:, 0]
 
     falls, before = torch.zeros_like(ink), log_share(images, labels)
-    for part in torch.arange(len(of)).split(256):
+    for part in torch.arange(len(of)).split(64):
         own = of[part]
         falls[own, at[part]] = before[own] - log_share(covered[part], labels[own])
     return falls.unflatten(1, (H // side, columns))

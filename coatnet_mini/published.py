@@ -78,8 +78,10 @@ class Row:
 
     @property
     def said(self) -> str:
-        """Where it is from, and what is wrong with it."""
-        parts = [f"{self.source}, {'Table ' if self.table[0].isdigit() else ''}{self.table}"]
+        """Where it is from, what its operations count, and what is wrong with it."""
+        many = "s" * (" and " in self.table)
+        table = f"Table{many} {self.table}" if self.table[0].isdigit() else self.table
+        parts = [f"{self.source}, {table}", f"operations: {self.kind}"]
         return "; ".join([*parts, *filter(None, (self.slip and f"slip: {self.slip}", self.note))])
 
 

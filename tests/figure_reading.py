@@ -124,7 +124,7 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
     low, high = limits
     if view.scale == "state":
         said = drawn["said"].removeprefix("scale: this state, ").split(" to ")
-        assert np.allclose([printed(end) for end in said], limits, rtol=5e-3)
+        assert np.allclose([printed(end) for end in said], limits, rtol=5e-3), (name, said, limits)
     if view.kind == "scalar":
         step = figure.tables[name]
         digits = 1e-9 if step.exact else 5e-4 * abs(numbers.item()) + 1e-6

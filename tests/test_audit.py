@@ -93,8 +93,9 @@ def test_attention_written_out_is_seen_like_the_fused():
         for a in of_kind(net, MultiHeadAttention):
             a.forward = a.forward_written_out
 
-    report = audit(small(write_out), SMALL)
-    assert report.unknown == ["size"] and not report.failed
+    for network in (small(write_out), small(write_out)(16)):  # a head of 16 on 16 positions too
+        report = audit(network, SMALL)
+        assert report.unknown == ["size"] and not report.failed
 
 
 # ---- timm's ------------------------------------------------------------------------------------
@@ -120,8 +121,8 @@ def test_each_public_defect_fails_its_check_alone(name):
     torch.manual_seed(0)
     report = audit(lambda size: broken(name, size), SMALL)
     assert report.failed == [DEFECTS[name][1]]
-    unseen = {"no bias": OF_A_BIAS, "too few heads": {"per head"}}.get(name, set())
-    assert set(report.unknown) == {"size"} | unseen
+    unseen = {"no bias": OF_A_BIAS, "too few heads": {"per head"}, "no residuals": {"pool"}}
+    assert set(report.unknown) == {"size"} | unseen.get(name, set())
 
 
 def test_every_defect_gives_the_right_shape():
@@ -337,12 +338,60 @@ def test_a_network_for_squares_only_is_audited_on_squares():
     assert not report.failed and "not made for 8×12" in report["shapes"].found
 
 
-def test_errors_are_one_line():
-    with pytest.raises(ValueError, match="unknown network 'none'") as error:
-        audit(Foreign(), "none")
+class Reshaped(nn.Module):
+    """Max pooling that no operation is named after."""
+
+    def forward(self, x):
+        B, D, H, W = x.shape
+        return x.view(B, D, H // 2, 2, W // 2, 2).amax((3, 5))
+
+
+def one_pool_unseen(net):
+    for block in of_kind(net, TransformerBlock):
+        if block.stride > 1:
+            block.shortcut[0] = Reshaped()
+
+
+def one_hidden_layer_unseen(net):
+    mlp = of_kind(net, TransformerBlock)[0].mlp
+    mlp.forward = lambda x: mlp.project(mlp.act(mlp.expand(x)) @ torch.eye(128))
+
+
+HALF_SEEN = {"pool": one_pool_unseen, "hidden": one_hidden_layer_unseen}
+
+
+@pytest.mark.parametrize("check", HALF_SEEN)
+def test_what_is_half_seen_is_not_passed(check):
+    assert audit(small(HALF_SEEN[check]), SMALL)[check].status == UNKNOWN
+
+
+class Gives(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, images):
+        return self.what(images)
+
+
+@pytest.mark.parametrize(
+    ("network", "like", "size", "words"),
+    [
+        (Foreign(), "none", None, "unknown network 'none'"),
+        (Foreign(), 5, None, "unknown network 5"),
+        ("coatnet_0", SMALL, None, "a module, or a function"),
+        (lambda size: None, SMALL, None, "gives None, not a module"),
+        (nn.Linear(3, 3), SMALL, None, "does not run on 16×16 images"),
+        (Gives(lambda x: {}["a"]), SMALL, None, "does not run on 16×16 images"),
+        (Gives(lambda x: (x, x)), SMALL, None, "a tuple, not a tensor"),
+        (Foreign(), SMALL, (1, 2, 3), "a pair"),
+        (Foreign(), SMALL, 4, "one position at the last stage"),
+    ],
+)
+def test_errors_are_one_line(network, like, size, words):
+    with pytest.raises(ValueError, match=words) as error:
+        audit(network, like, size)
     assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="does not run on 16×16 images"):
-        audit(nn.Linear(3, 3), SMALL)
 
 
 def test_the_report_reads():

@@ -67,7 +67,17 @@ def test_it_measures_the_published_network(monkeypatch, tmp_path, capsys):
     assert asked == [name] and not trained.training
     stored = torch.load(file)
     assert all(torch.equal(v, stored[k]) for k, v in trained.state_dict().items())
-    chapter["occlusion"] = lambda net, x, said, side: torch.rand(len(x), 224 // side, 224 // side)
+
+    def few_patches(net, x, said, side, paper):
+        assert paper == 0  # grey
+        return torch.rand(len(x), 224 // side, 224 // side)
+
+    first, leave_out = next(iter(chapter["attentions"](trained))), chapter["scores_without"]
+
+    def in_one_layer(net, x, name, h):  # the others are like it, and take as long
+        return leave_out(net, x, name, h) if name == first else torch.ones(len(x), 1000)
+
+    chapter |= {"occlusion": few_patches, "scores_without": in_one_layer}
     chapter["look_inside"](trained, fresh)
     text = capsys.readouterr().out
     heads = [layer.num_heads for layer in chapter["attentions"](trained).values()]

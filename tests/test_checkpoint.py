@@ -381,7 +381,7 @@ def test_shipped_network_is_as_accurate_as_it_says():
     results = training["results"]
     with torch.no_grad():
         logits = model(normalize(test.images))
-    assert (logits.argmax(1) == test.labels).double().mean().item() == results["accuracy"] >= 0.985
+    assert (logits.argmax(1) == test.labels).double().mean().item() == results["accuracy"] >= 0.99
     loss = torch.nn.functional.cross_entropy(logits, test.labels).item()
     assert loss == pytest.approx(results["test_loss"], abs=1e-4)
     assert (results["train_images"], results["test_images"]) == (len(train), len(test))

@@ -180,6 +180,8 @@ def test_points_are_drawn_read_and_listed(visit, book, points):
     root.query_selector(".cm-reset").click()
     assert_shows(root, points)
     assert root.query_selector(".cm-x").text_content() == "0.73size, log scale270"
+    tens = root.query_selector_all(".cm-ten")
+    assert [ten.inner_text() for ten in tens if ten.is_visible()] == ["1", "10", "100"]
 
 
 def test_the_keys_go_from_point_to_point_by_either_axis(visit, book):

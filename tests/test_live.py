@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import json
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from coatnet_mini import load
+from coatnet_mini import inside, load
 from coatnet_mini.checkpoint import find
 from coatnet_mini.explore import MIME
 from coatnet_mini.explore.live import (
@@ -216,8 +217,8 @@ def compare_silence(page, reading):
         own = GROUPS[of]
         options = {"of": of, "part": part + 1, "silence": how}
         found = run(page, call, drawing, options | {"layers": layers, "units": units})
-        silent = silent_parts(reading.network, own, part, how)
-        expected = reading.without(drawing, silent, *own[part])
+        silent = silent_parts(branches(reading.network), own, part, how)
+        expected = reading.without(inside, drawing, silent, *own[part])
         assert set(found) == set(expected)
         for name, view in expected.items():
             gap = np.abs(np.asarray(found[name]) - view.values.ravel()).max()
@@ -293,17 +294,18 @@ def read(reading, drawing) -> int:
 def test_it_reads_what_its_caption_says(reading, figures):
     large = [(digit, read(reading, drawing)) for digit, drawing in drawings()]
     wrong = Counter(pair for pair in large if pair[0] != pair[1])
-    assert sum(wrong.values()) <= 0.1 * len(large)
-    assert wrong.most_common(1)[0][0] == (4, 9)
+    assert len(large) == 126 and wrong.total() <= 5
     half = [
-        digit == read(reading, drawn(strokes, scale=0.5))
+        digit == read(reading, drawn(strokes, angle, scale=0.5))
         for digit, ways in STROKES.items()
         for strokes in ways
+        for angle in (-10, 0, 10)
     ]
     assert sum(half) < 0.5 * len(half)
     caption = figures[True].caption
-    assert "at half the height it reads most digits wrong" in caption
-    assert "4s it takes for 9s" in caption
+    assert "draw large: at half the height it reads most digits wrong" in caption
+    named = {(int(a), int(b)) for a, b in re.findall(r"(\d)s it takes for (\d)s", caption)}
+    assert named == {pair for pair, times in wrong.items() if times > 2}  # no habit unnamed
 
 
 # ---- on a page -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def test_every_row_says_where_it_is_from_and_what_it_counts():
     for row in rows():
         assert row.source and row.table and row.kind in KINDS and row.data in REGIMES
         assert 60 < row.top1 < 91 and row.parameters > 5 and row.operations > 1
-        assert row.said.startswith(row.source)
+        assert row.said.startswith(row.source) and f"; operations: {row.kind}" in row.said
     names = Counter(row.name for row in rows())
     assert set(names.values()) == {1}
 

@@ -406,7 +406,9 @@ def show_in(page, scheme: str):
     """Put the page into "light" or "dark", and wait until all colours have arrived."""
     page.emulate_media(color_scheme=scheme)
     page.wait_for_function(f"document.documentElement.dataset.theme === '{scheme}'")
-    page.wait_for_function("document.getAnimations().length === 0")
+    page.wait_for_function(  # some of the theme's are listed for ever after they have ended
+        "document.getAnimations().every(({ playState }) => playState === 'finished')"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

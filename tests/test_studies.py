@@ -386,7 +386,7 @@ def test_recipes_for_a_gpu_run_at_toy_size(module, tmp_path, monkeypatch):
     for run in module.plan("gpu").runs:  # one of each network, and of each arm of `recipe`
         kind = (run.recipe.model, run.recipe.options, run.start is None, run.cell.get("arm"))
         seen.setdefault(kind, run)
-    assert len(seen) >= 4
+    assert len(seen) >= 2
     for n, run in enumerate(seen.values()):
         folder, recipe = tmp_path / str(n), toy(run.recipe)
         if run.start:
@@ -646,7 +646,7 @@ def test_bad_questions_are_one_line(four, question, line):
 
 
 def test_a_study_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"no results of a study 'bios'.*choose from bias"):
+    with pytest.raises(ValueError, match=r"no results of a study 'bios'.*choose from ablations"):
         study("bios")
     with pytest.raises(ValueError, match="choose from none"):
         study("bias", tmp_path)

@@ -442,6 +442,8 @@ def test_resuming_another_recipe_is_refused(tmp_path, capsys):
     assert "already holds a run (checkpoints); go on with --resume" in capsys.readouterr().err
     assert {field.name for field in fields(Recipe)} >= FREE
     assert differences(asdict(Recipe()), Recipe(threads=9, output="x")) == []
+    older = {name: value for name, value in asdict(Recipe()).items() if name != "shear"}
+    assert differences(older, Recipe()) == ["shear was None and is 0.0"]
 
 
 # ---- Two processes
@@ -558,6 +560,7 @@ def test_errors_in_one_line(tmp_path, capsys):
         (["--image-size", 12], "image size 12×12 does not fit"),
         (["--batch-size", 15, "--accumulate", 2], "batch_size 15 cannot be divided"),
         (["--ema", 1], "ema is 1.0; it must be at least 0 and below 1"),
+        (["--shear", 90], "shear is 90.0; it must be at least 0 and below 90"),
         (["--lr", 0], "lr is 0.0; it must be above 0"),
         (["--min-lr", 1], "min_lr is 1.0, above the peak lr 0.002"),
         (["--rand-augment-magnitude", 40], "it must be at least 1 and at most 29"),
@@ -735,6 +738,7 @@ def test_augmentation_is_off_unless_asked_for_and_reproduces():
         dict(rotate=20.0),
         dict(translate=0.2),
         dict(zoom=0.3),
+        dict(shear=20.0),
         dict(crop_scale=0.3),
         dict(rand_augment_layers=2),
     ):
@@ -750,6 +754,19 @@ def test_augmentation_is_off_unless_asked_for_and_reproduces():
         any(torch.equal(f, i) for i in (image / 255, image.flip(-1) / 255))
         for f, image in zip(flipped, images, strict=True)
     )
+
+
+def test_a_slant_moves_rows_sideways():
+    line = torch.zeros(64, 1, 9, 9, dtype=torch.uint8)
+    line[..., 4] = 255
+    torch.manual_seed(0)
+    slanted = Augment(Recipe(channels=1, image_size=9, shear=20.0))(line)[:, 0]
+    assert torch.allclose(slanted.sum(-1), torch.ones(64, 9), atol=1e-4)  # no ink leaves its row
+    middles = slanted @ torch.arange(9.0) - 4  # (64, 9): where each row's ink lies
+    slopes = middles[:, 0] / -4
+    assert torch.allclose(middles, slopes[:, None] * torch.arange(-4, 5), atol=1e-3)
+    steepest = torch.tensor(20.0).deg2rad().tan()
+    assert 0.8 * steepest < slopes.max() <= steepest and 0.8 * steepest < -slopes.min() <= steepest
 
 
 def test_grey_images_survive_every_operation_of_rand_augment():

@@ -29,7 +29,10 @@ __all__ = ["CHECKS", "Report", "Result", "audit"]
 CHECKS = {  # name: the check, and why it matters
     "size": (of_network.size, "What is missing from the size is missing from the network."),
     "blocks": (of_network.blocks, "The depths of S1 to S4 are most of what a member's name says."),
-    "stem": (of_network.stem, "Two 3×3 convolutions halve the picture before any block sees it."),
+    "stem": (
+        of_network.stem,
+        "Two 3×3 convolutions halve the picture: every block pays by it.",
+    ),
     "stride": (of_network.stride, "Attention pays for positions twice: half the stride, 16 times."),
     "expansion": (
         of_network.expansion,
@@ -42,7 +45,7 @@ CHECKS = {  # name: the check, and why it matters
     "gates": (of_network.squeeze, "The printed sizes include a gate in every MBConv."),
     "norms": (
         of_blocks.norms,
-        "Appendix A.1: x ← x + Module(Norm(x)) in every branch, and a trunk without norms.",
+        "Appendix A.1: x ← x + Module(Norm(x)); a norm on the trunk would undo the shortcut.",
     ),
     "residuals": (
         of_network.residuals,
@@ -52,7 +55,10 @@ CHECKS = {  # name: the check, and why it matters
         of_blocks.order,
         "Equation (4) is Pool(Norm(x)): a maximum over raw channels is another one.",
     ),
-    "pool": (of_blocks.pool, "Appendix A.1 says max pooling, on both branches."),
+    "pool": (
+        of_blocks.pool,
+        "Appendix A.1 says max pooling, on both branches; no parameter tells.",
+    ),
     "places": (
         of_blocks.places,
         "The table knows offsets on a grid; tokens elsewhere get the bias of other pairs.",
@@ -67,7 +73,10 @@ CHECKS = {  # name: the check, and why it matters
         "w depends on i − j alone: that is what makes the attention relative.",
     ),
     "gradient": (of_blocks.gradient, "A table without a gradient keeps its first, random values."),
-    "hidden": (of_blocks.ffn, "The feed-forward network is 4 times as wide as the block's output."),
+    "hidden": (
+        of_blocks.ffn,
+        "4 times the block's output: this network has two thirds of the block's weights.",
+    ),
     "activation": (of_network.activation, "The paper has GELU in both kinds of block."),
     "head": (of_network.head, "Figure 4: global pooling, then one fully connected layer."),
     "shapes": (of_network.shapes, "Two images must give two answers, whatever their shape."),
@@ -95,7 +104,7 @@ def audit(
     with evaluating(subject.model):
         try:
             _ = subject.anatomy
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:
             H, W = subject.size
             text = " ".join(str(error).split())
             raise ValueError(f"the network does not run on {H}×{W} images: {text}") from error

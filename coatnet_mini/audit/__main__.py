@@ -9,6 +9,7 @@ import re
 import sys
 
 from coatnet_mini.audit import audit
+from coatnet_mini.audit.subject import REFUSALS
 from coatnet_mini.coatnet import FAMILY, CoAtNetConfig
 from coatnet_mini.models import create_model
 
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         like = options.like or meant(options.name)
         report = audit(maker(options.name, like), like)
-    except (ValueError, RuntimeError) as error:
+    except REFUSALS as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(report)

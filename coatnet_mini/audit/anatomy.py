@@ -46,6 +46,7 @@ class Attention:
     weights: Event  # softmax, or the fused operator
     scores: Event | None  # the product q·k; None if it is inside the fused operator
     values: Event | None  # the product of weights and values
+    value: Tensor | None  # its second factor
     N: int
     heads: int
     head_dim: int
@@ -89,6 +90,8 @@ class Anatomy:
         leaf = images.detach().clone().requires_grad_()
         with torch.enable_grad():
             self.tape, self.out = play(model, self.state, leaf)
+        if not isinstance(self.out, Tensor):
+            raise ValueError(f"its output is a {type(self.out).__name__}, not a tensor")
         self.batch = len(images)
         self.attentions = list(self.find_attentions())
         self.ffns = list(self.find_ffns())
@@ -118,10 +121,9 @@ class Anatomy:
         for e in self.tape.events:
             if e.name == FUSED:
                 q, v = e.args[0], e.given(2, "value")
-                N, d = q.shape[-2:]
+                N = q.shape[-2]
                 if e.given(1, "key").shape[-2] == N:
-                    heads = q.numel() // (self.batch * N * d)
-                    yield Attention(e, None, e, N, heads, v.shape[-1])
+                    yield Attention(e, None, e, v, N, self.heads(q), v.shape[-1])
             elif e.name == "softmax" and e.out.ndim >= 3 and e.out.requires_grad:
                 found = self.written_out(e)
                 if found is not None:
@@ -141,13 +143,17 @@ class Anatomy:
         )
         if scores is None:
             return None
-        heads = softmax.out.numel() // (self.batch * N * N)
+        heads = self.heads(softmax.out)
         for e, live in self.tape.after_event(softmax):
             if e.name in PRODUCTS:
                 value = next((t for t in e.tensors if id(t) not in live), None)
-                d = 0 if value is None else value.numel() // (self.batch * heads * N)
-                return Attention(softmax, scores, e, N, heads, d)
-        return Attention(softmax, scores, None, N, heads, 0)
+                d = 0 if value is None else value.numel() * N // softmax.out.numel()
+                return Attention(softmax, scores, e, value, N, heads, d)
+        return Attention(softmax, scores, None, None, N, heads, 0)
+
+    def heads(self, t: Tensor) -> int:
+        """Of (B, heads, N, d), or with the heads in the batch."""
+        return t.shape[-3] if t.ndim > 3 else max(1, len(t) // self.batch)
 
     def find_ffns(self):
         for e in self.matrices:
@@ -234,9 +240,11 @@ class Anatomy:
             found.append(None if mask is None else mask.reshape(-1, a.N, a.N)[: a.heads])
         return found
 
-    def output(self, images: Tensor, before=None, after=None) -> Tensor:
-        with torch.no_grad():
-            return play(self.model, self.state, images, before, after)[1]
+    def output(self, images: Tensor, after=None) -> Tensor:
+        """What the network gives; its chance, if it has any in evaluation, the same each time."""
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            return play(self.model, self.state, images, after=after)[1]
 
 
 def replay(anatomy: Anatomy, events: list[Event]) -> bool:

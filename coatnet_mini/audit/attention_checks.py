@@ -12,7 +12,7 @@ from coatnet_mini.audit.anatomy import Anatomy, Attention
 from coatnet_mini.audit.network_checks import listed, verdict
 from coatnet_mini.audit.report import PASSED, UNKNOWN
 from coatnet_mini.audit.subject import Subject
-from coatnet_mini.audit.tape import NORMS, POOLS
+from coatnet_mini.audit.tape import NORMS, POOLS, play
 
 NEAR = 1e-5  # beside the spread of what is compared
 
@@ -42,7 +42,7 @@ def of_bias(check):
 
 def with_bias(a: Anatomy) -> list[tuple[Attention, Tensor]]:
     pairs = zip(a.attentions, a.biases, strict=True)
-    return [(x, B.detach().double()) for x, B in pairs if B is not None and B.std() > 1e-9]
+    return [(x, B.detach().cpu().double()) for x, B in pairs if B is not None and B.std() > 1e-9]
 
 
 @of_attention
@@ -128,30 +128,17 @@ def softmax(s: Subject):
     for x in a.attentions:
         if x.fused:
             off.append(0.0)
-        elif x.values is not None:
-            weights = x.weights.out
+            continue
+        n = next((n for n, t in enumerate(x.values.args) if t is x.value), -1) if x.values else -1
+        if n < 0:
+            return UNKNOWN, "what the weights multiply was not seen"
 
-            def ones(args, kwargs, weights=weights, x=x):
-                value = {id(t) for t in x.values.tensors if t.shape != weights.shape}
-                first = [id(t) in value for t in x.values.tensors]
-                swap = iter(first)
+        def ones(args, kwargs, n=n):
+            return (*args[:n], torch.ones_like(args[n]), *args[n + 1 :]), kwargs
 
-                def one(t):
-                    return torch.ones_like(t) if isinstance(t, Tensor) and next(swap) else t
-
-                return tuple(one(t) for t in args), kwargs
-
-            kept = {}
-
-            def keep(out, kept=kept):
-                kept["out"] = out
-                return out
-
-            place = x.values.place
-            a.output(a.images, before={place: ones}, after={place: keep})
-            off.append((kept["out"] - 1).abs().max().item())
-    if not off:
-        return UNKNOWN, "what the weights multiply was not seen"
+        with torch.no_grad():
+            tape, _ = play(a.model, a.state, a.images, before={x.values.place: ones})
+        off.append((tape.events[x.values.place].out - 1).abs().max().item())
     worst = max(off)
     words = "every row of weights sums to 1" if worst < 1e-4 else f"rows sum to 1 ± {worst:.2g}"
     return verdict(worst < 1e-4, words)
@@ -177,11 +164,10 @@ def norms(s: Subject):
     named = [(x.branch, "attention") for x in a.attentions]
     named += [(x.branch, "feed-forward") for x in a.ffns]
     named += [(x.branch, "MBConv") for x in a.mbconvs]
-    wrong, seen = [], 0
+    if any(branch is None for branch, _ in named):
+        return UNKNOWN, "not every branch was seen"
+    wrong = []
     for branch, name in named:
-        if branch is None:
-            continue
-        seen += 1
         if not branch.norms:
             wrong.append(f"none before {name}")
         matrices = [n for n, e in enumerate(branch.way_out) if e.is_linear]
@@ -192,17 +178,15 @@ def norms(s: Subject):
             wrong.append(f"one after {name}")
         if any(e.name in NORMS for e in branch.skip):
             wrong.append(f"one on the shortcut past {name}")
-    if not seen:
-        return UNKNOWN, "no branch was seen"
-    return verdict(not wrong, listed(wrong) if wrong else f"one before each of {seen} branches")
+    return verdict(not wrong, listed(wrong) or f"one before each of {len(named)} branches")
 
 
 @of_attention
 def order(s: Subject):
     halving = [x.branch for x in s.anatomy.attentions if x.branch and x.branch.pools]
     both = [b for b in halving if b.norms]
-    if not both:
-        return UNKNOWN, "no attention with a norm and a pool before it"
+    if len(both) < max(1, s.halvings("T")):
+        return UNKNOWN, f"a norm and a pool before {len(both)} attentions, not as many as meant"
     late = sum(b.norms[0].place > b.pools[0].place for b in both)
     return verdict(not late, f"the pool comes first in {late} of {len(both)}")
 
@@ -214,44 +198,38 @@ def pool(s: Subject):
         if x.branch:
             events = [*x.branch.pools, *(e for e in x.branch.skip if e.name in POOLS)]
             found += [POOLS[e.name] for e in events]
-    if not found:
-        return UNKNOWN, "no pooling before an attention"
-    other = found.count("average")
-    words = "takes the maximum" if not other else f"averages in {other} of {len(found)} places"
-    return verdict(not other, words)
+    other, meant = found.count("average"), 2 * s.halvings("T")
+    if not other and len(found) < max(1, meant):
+        return UNKNOWN, f"pooling in {len(found)} places, meant {meant}"
+    return verdict(not other, f"averages in {other} of {len(found)} places")
 
 
 @of_attention
 def places(s: Subject):
     """Position n of the attention is row n // w, column n % w of the grid, going in and out."""
-    a, wrong, seen = s.anatomy, [], 0
+    a, wrong, unseen = s.anatomy, [], "not every attention was seen between two grids"
     for x in a.attentions:
-        grid = a.grid(x.N)
-        if grid is None or x.branch is None or x.branch.trunk is None:
-            continue
-        cells = positions_of(x.branch.trunk, a)
-        if cells is None:
-            wrong.append("from a grid that halves to none")
-            continue
-        seen += 1
+        grid, branch = a.grid(x.N), x.branch
+        if grid is None or branch is None or branch.trunk is None:
+            return UNKNOWN, unseen
+        after = branch.join or next((e for e in branch.way_out if e.is_linear), None)
+        cells = positions_of(branch.trunk, a)
+        if cells is None or after is None or positions_of(after.out, a) != grid:
+            return UNKNOWN, unseen
         step = cells[0] // grid[0] or 1
         for n in range(x.N):
-            reached = touched(position(x.queries, x.N, n), x.branch.trunk, cells)
+            reached = touched(position(x.queries, x.N, n), branch.trunk, cells)
             if reached is None or not inside(reached, divmod(n, grid[1]), step):
                 wrong.append(f"on the way in, on {grid[0]}×{grid[1]}")
                 break
-        if x.branch.join is None or positions_of(x.branch.join.out, a) != grid:
-            continue
         for n in range(x.N):
-            r, c = divmod(n, grid[1])
-            out = cell(x.branch.join.out, grid, r, c)
+            out = cell(after.out, grid, *divmod(n, grid[1]))
             reached = touched(out, x.values.out, None, x.N)
             if reached is None or reached.nonzero().flatten().tolist() != [n]:
                 wrong.append(f"on the way out, on {grid[0]}×{grid[1]}")
                 break
-    if not seen and not wrong:
-        return UNKNOWN, "the grid before the attention was not seen"
-    return verdict(not wrong, wrong[0] if wrong else f"raster order in {seen} layers")
+    found = wrong[0] if wrong else f"raster order into and out of {len(a.attentions)} layers"
+    return verdict(not wrong, found)
 
 
 def positions_of(t: Tensor, a: Anatomy) -> tuple[int, int] | None:
@@ -285,11 +263,9 @@ def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | None, N: int = 0) -> T
     (g,) = torch.autograd.grad((y * signs).sum(), x, retain_graph=True, allow_unused=True)
     if g is None:
         return None
-    if grid is None:  # (B, heads, N, d), or heads in the batch
-        first = g.reshape(-1, *g.shape[-2:])
-        first = first[: len(first) // max(1, g.shape[0])] if g.ndim == 4 else first
-        dim = 2 if first.shape[1] == N else 1
-        return first.abs().amax((0, dim)) > 0
+    if grid is None:  # (..., N, d) or (..., d, N)
+        g = g.abs().flatten(0, -3).amax(0)
+        return g.amax(1 if len(g) == N else 0) > 0
     one = g[0].abs()
     if g.ndim == 3:
         return one.amax(1).view(grid) > 0
@@ -310,9 +286,9 @@ def inside(reached: Tensor, place: tuple[int, int], step: int) -> bool:
 
 @of_attention
 def ffn(s: Subject):
-    found = s.anatomy.ffns
-    if not found:
-        return UNKNOWN, "no D → hidden → D after an attention"
+    found, meant = s.anatomy.ffns, s.depths["T"]
+    if not found or len(found) < meant:
+        return UNKNOWN, f"{len(found)} of the form D → hidden → D, meant {meant}"
     ratios = [f.expand.widths[1] / f.expand.widths[0] for f in found]
     right = all(r == s.like.expansion for r in ratios)
     return verdict(right, "hidden over block width: " + listed(f"{r:.3g}" for r in ratios))

@@ -51,7 +51,7 @@ class Report:
         return ", ".join(f"{len(names)} {status}" for status, names in parts.items())
 
     def __str__(self) -> str:
-        """Every check; under what is not passed, why it matters."""
+        """Every check; under what failed, why it matters."""
         lines = []
         for result in self.results:
             lines += textwrap.wrap(str(result), 76, subsequent_indent=" " * 15)

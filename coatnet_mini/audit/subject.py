@@ -22,7 +22,7 @@ PUBLISHED = {  # millions of parameters, Tables 4, 5 and 13 of the paper
     "coatnet_6": 1470,
     "coatnet_7": 2440,
 }
-REFUSALS = (ValueError, RuntimeError, AssertionError, TypeError, IndexError)
+REFUSALS = (ValueError, RuntimeError, AssertionError, TypeError, IndexError, AttributeError)
 
 
 class Subject:
@@ -36,12 +36,14 @@ class Subject:
     """
 
     def __init__(self, network: nn.Module | Callable, like: str | CoAtNetConfig, size=None):
-        if isinstance(like, str) and like not in FAMILY:
+        if not callable(network):
+            raise ValueError(f"a module, or a function from (H, W) to one, not {network!r}")
+        if not isinstance(like, CoAtNetConfig) and like not in FAMILY:
             raise ValueError(f"unknown network {like!r}; choose from {', '.join(FAMILY)}")
-        self.published = PUBLISHED.get(like) if isinstance(like, str) else None
-        self.like = CoAtNetConfig(**FAMILY[like]) if isinstance(like, str) else like
+        named = isinstance(like, str)
+        self.published = PUBLISHED.get(like) if named else None
+        self.like = CoAtNetConfig(**FAMILY[like]) if named else like
         self.make = None if isinstance(network, nn.Module) else network
-        self.network = network if self.make is None else None
         step, self.refused = self.like.total_stride, None
         if self.make is None:
             self.size = pair(self.like.image_size if size is None else size)
@@ -50,22 +52,24 @@ class Subject:
             self.size = pair((2 * step, 3 * step) if size is None else size)
             try:
                 self.model = self.make(self.size)
-                self.look()
+                with torch.no_grad():
+                    self.model.eval()(self.images)
             except REFUSALS:  # a network for squares only
                 self.refused = "×".join(map(str, self.size))
                 self.size = (2 * step, 2 * step) if size is None else (max(self.size),) * 2
                 self.model = self.make(self.size)
+        if not isinstance(self.model, nn.Module):
+            raise ValueError(f"the function gives {self.model!r}, not a module")
+        H, W = self.size
+        if (H // step) * (W // step) < 2:
+            raise ValueError(f"{H}×{W} images leave one position at the last stage: nothing to see")
 
     @cached_property
     def images(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         shape = (2, self.like.in_channels, *self.size)
-        parameter = next(self.model.parameters())
-        return torch.randn(shape, generator=generator).to(parameter)
-
-    def look(self) -> Tensor:
-        with torch.no_grad():
-            return self.model.eval()(self.images)
+        like = next(self.model.parameters(), torch.empty(0))
+        return torch.randn(shape, generator=generator).to(like)
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -74,7 +78,11 @@ class Subject:
     @property
     def depths(self) -> dict[str, int]:
         """Blocks of each kind that it is meant to have."""
-        return {k: sum(s.depth for s in self.like.stages if s.kind == k) for k in "CT"}
+        return {k: len(self.widths(k)) for k in "CT"}
+
+    def halvings(self, kind: str) -> int:
+        """How many stages of one kind are meant to halve the grid."""
+        return sum(s.kind == kind and s.stride > 1 for s in self.like.stages)
 
     def widths(self, kind: str) -> list[int]:
         """The width of each block of one kind, in order."""

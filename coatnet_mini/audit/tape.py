@@ -7,7 +7,7 @@ path, a scripted module) it does not see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -163,8 +163,3 @@ def play(
     with Tape(before, after) as tape:
         out = functional_call(model, state, (images,))
     return tape, out
-
-
-def silent(event: Event) -> dict[str, dict[int, Callable]]:
-    """The change that makes an operation's result zero."""
-    return {event.place: torch.zeros_like}

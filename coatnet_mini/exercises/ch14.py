@@ -199,7 +199,7 @@ EXERCISES = [
                 _strangers,
             ),
             Mistake(
-                "√N is missing: this is how far one picture scatters, not the mean of N.",
+                "√n is missing: this is how far one picture scatters, not the mean of n.",
                 lambda a, b: torch.stack([(d := 100 * (a - b)).mean(), d.std()]),
             ),
             Mistake(

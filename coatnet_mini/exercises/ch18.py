@@ -1,4 +1,4 @@
-"""Exercises of chapter 18: a front, a slip, one set of pictures, how many runs."""
+"""Exercises of chapter 18: a front, a slip, what an accuracy costs, how many runs."""
 
 import torch
 from torch import Tensor
@@ -28,14 +28,13 @@ def _slips(printed: Tensor, counted: Tensor, allowed: Tensor | float) -> Tensor:
     return ((printed - counted).abs() > allowed).nonzero()[:, 0]
 
 
-def ahead(a: Tensor, b: Tensor) -> Tensor:
-    """(2,): how far a is ahead, and the standard error of that, picture by picture."""
-    d = a - b
-    return _with_error(d, d.std(correction=0))
+def cheapest(x: Tensor, y: Tensor, wanted: Tensor) -> Tensor:
+    """(accuracies,): the least price among the rows that reach each accuracy; some row does."""
+    return _least(x, y >= wanted[:, None])
 
 
-def _with_error(d: Tensor, deviation: Tensor) -> Tensor:
-    return torch.stack([d.mean(), deviation / len(d) ** 0.5])
+def _least(x: Tensor, reached: Tensor) -> Tensor:
+    return torch.where(reached, x, torch.inf).min(1).values
 
 
 def runs_needed(effect: float, sd: float, t: Tensor) -> Tensor:
@@ -70,12 +69,14 @@ def _slip_cases(rng: torch.Generator) -> list[dict]:
     return cases
 
 
-def _ahead_cases(rng: torch.Generator) -> list[dict]:
-    a = torch.tensor([1, 1, 1, 0, 1], dtype=torch.float64)
-    cases = [{"a": a, "b": torch.tensor([1, 0, 1, 0, 0], dtype=torch.float64)}]
-    for n in (40, 300):
-        both = torch.rand(2, n, generator=rng, dtype=torch.float64)
-        cases.append({"a": (both[0] < 0.8).double(), "b": (both.mean(0) < 0.6).double()})
+def _price_cases(rng: torch.Generator) -> list[dict]:
+    x = torch.tensor([4.2, 4.5, 4.6, 17.4, 8.4], dtype=torch.float64)
+    y = torch.tensor([81.6, 82.0, 82.0, 82.5, 83.3], dtype=torch.float64)
+    cases = [{"x": x, "y": y, "wanted": torch.tensor([82.0, 82.2, 83.0], dtype=torch.float64)}]
+    for n in (12, 30):
+        x = 1 + 99 * torch.rand(n, generator=rng, dtype=torch.float64)
+        y = (78 + x.log() + torch.rand(n, generator=rng, dtype=torch.float64)).round(decimals=1)
+        cases.append({"x": x, "y": y, "wanted": y.sort().values[[1, n // 4, n // 2]]})
     return cases
 
 
@@ -126,20 +127,20 @@ EXERCISES = [
     ),
     Exercise(
         "18.3",
-        ahead,
-        _ahead_cases,
+        cheapest,
+        _price_cases,
         [
             Mistake(
-                "The networks answered the same pictures: take the differences first.",
-                lambda a, b: _with_error(a - b, (a.var(correction=0) + b.var(correction=0)).sqrt()),
+                "A row that has exactly the accuracy reaches it.",
+                lambda x, y, wanted: _least(x, y > wanted[:, None]),
             ),
             Mistake(
-                "That is the scatter of one picture; the mean of n scatters less, by √n.",
-                lambda a, b: _with_error(a - b, (a - b).std(correction=0) * len(a) ** 0.5),
+                "Of the rows that reach it the cheapest is asked for, not the one that is nearest.",
+                lambda x, y, wanted: x[torch.where(y >= wanted[:, None], y, torch.inf).argmin(1)],
             ),
             Mistake(
-                "Divide by n, not n − 1: torch's std takes correction=0.",
-                lambda a, b: _with_error(a - b, (a - b).std()),
+                "To reach an accuracy is to have it or more: `>=`, not `<=`.",
+                lambda x, y, wanted: _least(x, y <= wanted[:, None]),
             ),
         ],
     ),

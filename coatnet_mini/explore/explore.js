@@ -430,6 +430,7 @@ function scatter(view, figure, numbers, axes) {
   const stairs = draw("polyline", { class: "cm-stairs" }, svg);
   const dots = view.labels.map(() => make("span", "cm-dot", stage));
   const tags = view.labels.map((name) => make("span", "cm-tag", stage, name));
+  const tens = [0, 1, 2, 3, 4].map(() => make("span", "cm-ten", stage)); // 10, 100 … on their lines
   const nothing = make("span", "cm-nothing", stage, "none of these is published");
   const legend = make("div", "cm-legend", figure);
   const keys = view.series.map((name, g) => {
@@ -476,6 +477,7 @@ function scatter(view, figure, numbers, axes) {
       const [x, y] = [across(p.x) * width, down(p.y) * height];
       return [x - 6, y - 6, x + 6, y + 6];
     });
+    for (const { hidden, offsetLeft: x, offsetWidth: wide } of tens) if (!hidden) taken.push([x, height - 14, x + wide, height]);
     const free = ([a, b, c, d]) => a >= 0 && b >= 0 && c <= width && d <= height &&
       !taken.some(([e, f, g, h]) => a < g && c > e && b < h && d > f);
     for (const tag of tags) tag.hidden = true;
@@ -514,6 +516,12 @@ function scatter(view, figure, numbers, axes) {
       const lines = [];
       for (let d = Math.ceil(left); d <= right; d++) lines.push(`M${1000 * across(10 ** d)} 0V100`);
       decades.setAttribute("d", lines.join(""));
+      tens.forEach((ten, n) => {
+        const v = 10 ** (Math.ceil(left) + n);
+        ten.hidden = n >= lines.length || !seen().length;
+        ten.textContent = tick(v);
+        ten.style.left = `${100 * across(v)}%`;
+      });
       const best = points.filter((p) => p.role === 2).sort((a, b) => a.x - b.x || a.y - b.y);
       const corners = best.flatMap((p, n) => [
         ...(n ? [[1000 * across(p.x), 100 * down(best[n - 1].y)]] : []), [1000 * across(p.x), 100 * down(p.y)]]);

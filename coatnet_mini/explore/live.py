@@ -127,24 +127,26 @@ def live_heads(network, digits, name: str = "digits") -> Computed:
     return computed(figure, title, "", "heads", {}, titles, requests, stored)
 
 
-def live_silence(network, digits, parts: dict, name: str = "digits") -> Computed:
+def live_silence(network, digits, parts: dict, inside, name: str = "digits") -> Computed:
     """The explorable figure of a network with some of its parts left out.
 
     Args:
         network, digits, name: as in `live_network`.
         parts: {"channels of S1": [("S1.0", 118), ...]}, for each group its parts as the branch of
             `inside.branches` and the head or channel; every group has the same number.
+        inside: the module `coatnet_mini.inside`, which silences; figures import no other room.
     """
     stored = stored_network(name)
     reading = Reading(network, stored.config["image_size"][0])
     bitmaps = [as_bitmap(picture) for picture in np.asarray(digits)]
-    groups, rows, names = list(parts), list(parts.values()), list(branches_of(network))
+    branches = inside.branches(network)
+    groups, rows, names = list(parts), list(parts.values()), list(branches)
     count = len(rows[0])
 
     def figure(drawing, of=groups[0], part=1, silence=SILENCE[1]):
         own = rows[groups.index(of)]
-        silent = silent_parts(network, own, part - 1, SILENCE.index(silence))
-        return reading.without(drawing, silent, *own[part - 1])
+        silent = silent_parts(branches, own, part - 1, SILENCE.index(silence))
+        return reading.without(inside, drawing, silent, *own[part - 1])
 
     titles = {
         "drawing": "your digit",
@@ -159,7 +161,7 @@ def live_silence(network, digits, parts: dict, name: str = "digits") -> Computed
         "units": np.array([[unit for _, unit in own] for own in rows]),
     }
     requests = {
-        "drawing": drawing_of(bitmaps, 3, titles["drawing"]),
+        "drawing": drawing_of(bitmaps, 2, titles["drawing"]),
         "of": axis(groups, label="parts"),
         "part": axis(range(1, count + 1), start=1, label="part"),
         "silence": axis(SILENCE, start=SILENCE[1], label="leave out"),
@@ -167,21 +169,16 @@ def live_silence(network, digits, parts: dict, name: str = "digits") -> Computed
     return computed(figure, "Leave a part out", "", "silence", constants, titles, requests, stored)
 
 
-def branches_of(network) -> dict:
-    from coatnet_mini.inside import branches
-
-    return branches(network)
-
-
-def silent_parts(network, own: list[tuple[str, int]], part: int, how: int) -> dict[str, list[int]]:
+def silent_parts(
+    branches: dict, own: list[tuple[str, int]], part: int, how: int
+) -> dict[str, list[int]]:
     """What is left out: nothing, one of the parts `own`, all of them, or all of their stages."""
     if how < 3:
         chosen = [[], own[part : part + 1], own][how]
         layers = dict.fromkeys(layer for layer, _ in chosen)
         return {k: [unit for layer, unit in chosen if layer == k] for k in layers}
     stages = {layer.split(".")[0] for layer, _ in own}
-    found = branches_of(network).items()
-    return {k: list(range(b.parts)) for k, b in found if k.split(".")[0] in stages}
+    return {k: list(range(b.parts)) for k, b in branches.items() if k.split(".")[0] in stages}
 
 
 def folder_of(name: str) -> Path:
@@ -213,7 +210,7 @@ def sentence(training: dict) -> str:
         f"Draw a digit, or pick one; then point at the second picture. The network has seen "
         f"{results['train_images']:,} digits that fill their picture, and reads "
         f"{results['accuracy']:.0%} of {results['test_images']} others. So draw large: at half the "
-        "height it reads most digits wrong. Some 4s it takes for 9s."
+        "height it reads most digits wrong."
     )
 
 
@@ -279,13 +276,11 @@ class Reading:
             "nearAfter": scalar(100 * after[near].sum()),
         }
 
-    def without(self, drawing, silent: dict, layer: str, unit: int) -> dict:
+    def without(self, inside, drawing, silent: dict, layer: str, unit: int) -> dict:
         """What `live_silence` shows: see the twin `silence`."""
-        from coatnet_mini.inside import added, silenced
-
         whole, x = self.of(drawing)["logits"], self.input(drawing)
-        made = added(self.network, x)
-        with silenced(self.network, silent):
+        made = inside.added(self.network, x)
+        with inside.silenced(self.network, silent):
             left = self.network(x)[0].detach().numpy()
         side = next(iter(made.values())).shape[-1]
         norms = made[layer][0, unit].numpy()

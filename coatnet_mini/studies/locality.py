@@ -6,12 +6,14 @@ convolutions have looked near before that, in the other, nothing has.
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import torch
 
 from coatnet_mini.checkpoint import load
+from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig
 from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.inside import half_distance
 from coatnet_mini.studies.plans import Plan, Planned
@@ -74,14 +76,13 @@ def plan(scale: str) -> Plan:
 def planned(scale: str, arm: str, seed: int) -> Planned:
     stages = json.dumps(ARMS[scale][arm])
     recipe = replace(RECIPES[scale], options=(f"stages={stages}", "head_dim=16"), seed=seed)
-    return Planned({"before": arm, "seed": seed}, recipe, measure=measured)
+    return Planned({"before": arm, "seed": seed}, recipe, measure=partial(measured, seed))
 
 
-def measured(network: Path) -> dict[str, float]:
-    """Half distances by layer, of the network and of a new one; the accuracy without tables."""
+def measured(seed: int, network: Path) -> dict[str, float]:
+    """Half distances by layer, after training and before; the accuracy without tables."""
     trained = load(network).eval()
-    torch.manual_seed(0)
-    new = type(trained)(trained.config).eval()
+    new = untrained(seed, trained.config)
     held_out = digit_images(trained.config.image_size[0])[1]
     images = normalize(held_out.images)
     found = {f"{kind}_{n}": r for n, kind, r in halves(trained, images)}
@@ -91,6 +92,12 @@ def measured(network: Path) -> dict[str, float]:
             layer.relative_bias_table.zero_()
         right = trained(images).argmax(1) == held_out.labels
     return found | {"without_tables": right.double().mean().item()}
+
+
+def untrained(seed: int, config: CoAtNetConfig) -> CoAtNet:
+    """The network that a run of this seed starts from: the weights are the first that it draws."""
+    torch.manual_seed(seed)
+    return CoAtNet(config).eval()
 
 
 def tables(network) -> list:

@@ -35,7 +35,7 @@ def random_changes(recipe: Recipe) -> nn.Module | None:
     asked = {
         crop: recipe.crop_scale < 1,
         flip: recipe.flip,
-        move: recipe.rotate or recipe.translate or recipe.zoom,
+        move: recipe.rotate or recipe.translate or recipe.zoom or recipe.shear,
         rand_augment: recipe.rand_augment_layers,
     }
     steps = [make(recipe) for make, wanted in asked.items() if wanted]
@@ -62,7 +62,8 @@ def move(recipe: Recipe) -> nn.Module:
     from kornia.augmentation import RandomAffine
 
     shift = (recipe.translate, recipe.translate)
-    return RandomAffine(recipe.rotate, shift, (1 - recipe.zoom, 1 + recipe.zoom), p=1.0)
+    size = (1 - recipe.zoom, 1 + recipe.zoom)
+    return RandomAffine(recipe.rotate, shift, size, recipe.shear or None, p=1.0)
 
 
 def rand_augment(recipe: Recipe) -> nn.Module:

@@ -34,6 +34,7 @@ Steps = Annotated[int, Range(0, 10**9)]
 Amount = Annotated[float, Range(0)]
 Part = Annotated[float, Range(0, 1, without=1)]
 Angle = Annotated[float, Range(0, 180)]
+Slope = Annotated[float, Range(0, 90, without=90)]
 Side = Annotated[int, Range(1, 8192)]
 
 
@@ -96,6 +97,8 @@ class Recipe:
     """Shift by up to this part of the side."""
     zoom: Part = 0.0
     """Enlarge or shrink by up to this part."""
+    shear: Slope = 0.0
+    """Slant by up to this many degrees, to the left or to the right."""
     rand_augment_layers: Annotated[int, Range(0, 100)] = 0
     """Operations of RandAugment in a row; 0 for none."""
     rand_augment_magnitude: Annotated[int, Range(1, 29)] = 15

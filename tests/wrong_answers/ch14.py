@@ -76,7 +76,7 @@ WRONG = {
     ],
     "14.4": [
         (binomial, "taken as strangers"),
-        (lambda a, b: scatter(a, b, root=False), "√N is missing"),
+        (lambda a, b: scatter(a, b, root=False), "√n is missing"),
         (lambda a, b: scatter(a, b, times=1.0), "in shares"),
         (lambda a, b: scatter(b, a), "b minus a"),
         (lambda a, b: scatter(a, b)[0], "expected shape (2,), got ()"),

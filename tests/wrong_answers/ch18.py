@@ -1,7 +1,5 @@
 """Answers that readers of chapter 18 might give, each with words of the hint it must get."""
 
-import math
-
 import torch
 
 
@@ -25,16 +23,12 @@ def listed(printed, counted, allow):
     return torch.tensor([k for k, (p, c) in enumerate(pairs) if allow(p, c)], dtype=torch.int64)
 
 
-def summed(a, b, error):
-    d = (a - b).tolist()
-    mean = sum(d) / len(d)
-    square = sum((v - mean) ** 2 for v in d)
-    return torch.tensor([mean, error(square, len(d))], dtype=torch.float64)
-
-
-def strangers(a, b):
-    scatter = sum(float(v.mean() * (1 - v.mean())) for v in (a, b))
-    return summed(a, b, lambda square, n: math.sqrt(scatter / n))
+def asked(x, y, wanted, reach, pick=min):
+    found = []
+    for accuracy in wanted.tolist():
+        rows = [(p, a) for p, a in zip(x.tolist(), y.tolist(), strict=True) if reach(a, accuracy)]
+        found.append(pick(rows)[0])
+    return torch.tensor(found, dtype=torch.float64)
 
 
 def search(effect, sd, t, shift=0, power=0.5, last=False):
@@ -73,13 +67,21 @@ WRONG = {
         ),
     ],
     "18.3": [
-        (strangers, "the same pictures"),
-        (lambda a, b: summed(a, b, lambda square, n: math.sqrt(square / n)), "less, by √n"),
         (
-            lambda a, b: summed(a, b, lambda square, n: math.sqrt(square / (n - 1) / n)),
-            "Divide by n",
+            lambda x, y, wanted: asked(x, y, wanted, lambda a, w: a > w),
+            "has exactly the accuracy",
         ),
-        (lambda a, b: (a - b).mean(), "expected shape (2,), got ()"),
+        (
+            lambda x, y, wanted: asked(
+                x, y, wanted, lambda a, w: a >= w, lambda rows: min(rows, key=lambda row: row[1])
+            ),
+            "the cheapest is asked for",
+        ),
+        (lambda x, y, wanted: asked(x, y, wanted, lambda a, w: a <= w), "it or more"),
+        (
+            lambda x, y, wanted: asked(x, y, wanted, lambda a, w: a >= w)[:1],
+            "expected shape (3,), got (1,)",
+        ),
     ],
     "18.4": [
         (lambda effect, sd, t: search(effect, sd, t, shift=2), "t[0] is for two runs"),
