@@ -55,6 +55,9 @@ window
 TERMS = """
 A self-attention has heads; each head looks through a window of `head` and $head$.
 
+As chapters 3, 4 and 5 say, and chapter 5 again; `chapter 5`, chapter 55 and chapter 2.
+Chapter 3 is first here.
+
 ## Exercises
 
 ### Exercise 3.1 · Both < ends ★
@@ -162,6 +165,18 @@ def test_a_term_leads_to_the_glossary_where_it_is_first_used(site):
     assert {link["href"].split("#")[1] for link in links} <= {
         term["id"] for term in page(site, "book/glossary").select("dt[id]")
     }
+
+
+def test_a_chapter_that_is_named_first_is_a_link(site):
+    names = {chapter.name for chapter in CHAPTERS}
+
+    def links(slug):
+        found = page(site, f"chapters/{slug}").select("section p a[title]")
+        return {link.text: link["href"] for link in found if link["title"] in names}
+
+    three, five = BUILT
+    assert links(three) == {"5": f"{five}.html"}  # not itself, not what is not built
+    assert links(five) == {"3": f"{three}.html"}
 
 
 def test_exercises_and_guesses_are_listed_where_they_stand(site):

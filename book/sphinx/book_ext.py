@@ -10,7 +10,8 @@ Directives for the Markdown pages, each filled in when the page is written:
                           titles of figures in italics lead there too
 
 The map of a chapter's cell is drawn again here, so that its links lead to pages. The first time a
-chapter uses a term of the glossary, the term leads there, and says what it means under the mouse.
+chapter uses a term of the glossary, the term leads there, and says what it means under the mouse;
+the first time it names another chapter, the number leads there.
 And what the theme gets wrong is put right: requests to other hosts, and the roles of the
 bibliography.
 """
@@ -44,6 +45,8 @@ FOREIGN = ("thebe", "unpkg.com")
 GLOSSARY = "book/glossary"
 DIFFICULTY = re.compile(r"Difficulty (\d) of 5 · (\d+) min")
 QUESTION = re.compile(r"<p><b>Guess\.</b> (.*?)</p>", re.S)
+# "chapter 5", "Chapters 5 and 10", "chapters 2, 4 and 8"
+NAMED = re.compile(r"\b([Cc]hapters?)\s(\d+(?:(?:, | and | or | to )\d+)*)\b")
 # Also everyday words: a link at each of them would say nothing.
 SAID_TOO_OFTEN = {"content", "contents", "roll", "rolls", "window", "windows", "stage", "stages"}
 
@@ -278,6 +281,42 @@ class LinkTerms(SphinxPostTransform):
             text.parent.replace(text, [*parts, nodes.Text(text.astext()[end:])])
 
 
+class LinkChapters(SphinxPostTransform):
+    """The first time a page names another chapter in its text, the number leads there."""
+
+    default_priority = 505
+
+    def run(self, **kwargs) -> None:
+        pages = {c.number: (f"chapters/{c.slug}", c) for c in CHAPTERS}
+        used = {number for number, (name, _) in pages.items() if name == self.env.docname}
+        used |= {n for n, (name, _) in pages.items() if name not in self.env.found_docs}
+        for paragraph in list(self.document.findall(nodes.paragraph)):
+            for text in list(paragraph.findall(nodes.Text)):
+                if not LinkTerms.is_within(text, LinkTerms.NOT_IN):
+                    self.link_in(text, pages, used)
+
+    def link_in(self, text: nodes.Text, pages: dict, used: set) -> None:
+        words, parts, end = text.astext(), [], 0
+        for named in NAMED.finditer(words):
+            for digits in re.finditer(r"\d+", named[2]):
+                number = int(digits[0])
+                if number not in pages or number in used:
+                    continue
+                used.add(number)
+                name, chapter = pages[number]
+                start = named.start(2) + digits.start()
+                if not named[1].endswith("s"):  # "chapter 5" is one link
+                    start = named.start()
+                stop = named.start(2) + digits.end()
+                address = self.app.builder.get_relative_uri(self.env.docname, name)
+                link = nodes.reference("", words[start:stop], refuri=address, internal=True)
+                link["reftitle"] = chapter.name
+                parts += [nodes.Text(words[end:start]), link]
+                end = stop
+        if parts:
+            text.parent.replace(text, [*parts, nodes.Text(words[end:])])
+
+
 def glossary(env) -> dict[str, tuple[str, str]]:
     """{term in lower case: (its anchor, its first sentence)}, with the usual plurals."""
     found = {}
@@ -317,6 +356,7 @@ def setup(app: Sphinx) -> dict:
         app.add_directive(name, BookDirective)
     app.add_post_transform(FillIn)
     app.add_post_transform(LinkFigures)
+    app.add_post_transform(LinkChapters)
     app.add_post_transform(LinkTerms)
     app.connect("doctree-read", name_clocks)
     app.connect("html-page-context", mend_page, priority=900)
