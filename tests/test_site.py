@@ -223,7 +223,11 @@ def test_keys_and_pointer_change_every_view_to_the_numbers_computed(chapter, pag
         try_pointer(page, root, figure)
         root.query_selector(".cm-reset").click()
         again = look(root)
-        assert again["state"] == start["state"] and again["views"] == start["views"]
+        assert again["state"] == start["state"]
+        if isinstance(figure, Computed):  # until its network is there it shows what is stored
+            assert_look(again, root, figure)
+        else:
+            assert again["views"] == start["views"]
 
 
 @each_chapter
