@@ -248,7 +248,7 @@ def test_a_slip_of_silence_is_noticed(browser, reading, right, wrong):
 
 def test_leaving_nothing_out_changes_nothing(reading):
     drawing = as_bitmap(one_of_each()[3])
-    views = reading.without(drawing, {}, "S1.0", 0)
+    views = reading.without(inside, drawing, {}, "S1.0", 0)
     assert views["before"].values == pytest.approx(views["after"].values)
     assert np.abs(views["change"].values).max() < 1e-5
 
