@@ -63,6 +63,15 @@ def wait_for_figures(page) -> list:
     return page.query_selector_all(".cm-explorable")
 
 
+def wait_for_network(root, figure):
+    """A figure that runs a stored network shows its start until it is near and that is there."""
+    root.scroll_into_view_if_needed()
+    if getattr(figure, "stored", None):
+        root.evaluate("""(root) => new Promise((done) => {
+          const ask = () => (root.dataset.network ? done() : requestAnimationFrame(ask));
+          ask(); })""")
+
+
 def slack(figure) -> float:
     """By how much of its scale a number may be off: a twin computes it in float32."""
     return 1e-4 if isinstance(figure, Computed) else 1e-6

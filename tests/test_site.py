@@ -32,6 +32,7 @@ from tests.figure_reading import (
     try_keys,
     try_pointer,
     wait_for_figures,
+    wait_for_network,
 )
 from tests.site_server import serve
 
@@ -215,7 +216,7 @@ def test_keys_and_pointer_change_every_view_to_the_numbers_computed(chapter, pag
     figures = [figure for figure, _ in figures_of(chapter)]
     assert len(roots) == len(figures), "each explorable is rendered exactly once"
     for root, figure in zip(roots, figures, strict=True):
-        root.scroll_into_view_if_needed()
+        wait_for_network(root, figure)
         start = look(root)
         assert start["state"] == [a.start for a in figure.axes]
         assert_look(start, root, figure)
@@ -287,6 +288,7 @@ def test_words_that_set_a_figure_name_what_it_has_and_change_it(chapter, page):
     for span, (words, name, settings) in zip(spans, links, strict=True):
         assert name in figures, f'"{words}" sets "{name}"; the figures are {list(figures)}'
         figure, root = figures[name], page.query_selector(f"#figure-{name} .cm-explorable")
+        wait_for_network(root, figure)
         root.evaluate("(root) => root.querySelector('.cm-reset').click()")
         before = look(root)["views"]
         span.focus()
