@@ -25,7 +25,7 @@ def size(s: Subject):
     count = sum(p.numel() for p in s.at_paper_size().parameters() if p.requires_grad) / 1e6
     off = count / s.published - 1
     return verdict(
-        abs(off) <= NEAR, f"{count:.2f}M parameters, printed {s.published}M ({off:+.0%})"
+        abs(off) <= NEAR, f"{count:.2f}M parameters, printed {s.published:g}M ({off:+.0%})"
     )
 
 

@@ -11,17 +11,8 @@ from torch import Tensor, nn
 from coatnet_mini.audit.anatomy import Anatomy
 from coatnet_mini.checks import pair
 from coatnet_mini.coatnet import FAMILY, CoAtNetConfig
+from coatnet_mini.published import rows
 
-PUBLISHED = {  # millions of parameters, Tables 4, 5 and 13 of the paper
-    "coatnet_0": 25,
-    "coatnet_1": 42,
-    "coatnet_2": 75,
-    "coatnet_3": 168,
-    "coatnet_4": 275,
-    "coatnet_5": 688,
-    "coatnet_6": 1470,
-    "coatnet_7": 2440,
-}
 REFUSALS = (ValueError, RuntimeError, AssertionError, TypeError, IndexError, AttributeError)
 
 
@@ -41,7 +32,8 @@ class Subject:
         if not isinstance(like, CoAtNetConfig) and like not in FAMILY:
             raise ValueError(f"unknown network {like!r}; choose from {', '.join(FAMILY)}")
         named = isinstance(like, str)
-        self.published = PUBLISHED.get(like) if named else None
+        sizes = {row.member: row.parameters for row in rows()}  # millions, as printed
+        self.published = sizes.get(like) if named else None
         self.like = CoAtNetConfig(**FAMILY[like]) if named else like
         self.make = None if isinstance(network, nn.Module) else network
         step, self.refused = self.like.total_stride, None

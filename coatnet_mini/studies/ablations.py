@@ -5,12 +5,11 @@ the softmax, smaller heads, no squeeze-and-excitation, average pooling. The pape
 trained with four seeds more: what these differ by from the first is what nothing at all does.
 """
 
-import json
 from dataclasses import replace
 from itertools import product
 
 from coatnet_mini.studies.layout import SMALL
-from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.plans import Plan, Planned, options_of
 
 QUESTION = (
     "What does each choice of the paper change in a small hybrid: relative attention (Table 6), "
@@ -99,8 +98,5 @@ def plan(scale: str) -> Plan:
 
 def planned(scale: str, arm: str, seed: int) -> Planned:
     fields = {"stages": STAGES[scale], "head_dim": HEAD_DIM[scale], **ARMS[arm](scale)}
-    options = tuple(
-        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in fields.items()
-    )
-    return Planned({"arm": arm, "seed": seed}, replace(RECIPES[scale], options=options, seed=seed))
+    recipe = replace(RECIPES[scale], options=options_of(**fields), seed=seed)
+    return Planned({"arm": arm, "seed": seed}, recipe)

@@ -4,7 +4,6 @@ Every pixel is a token, and nothing comes before the attention, so that the bias
 network knows of places: without it, it can tell no picture from the same pixels shuffled.
 """
 
-import json
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -15,7 +14,7 @@ import torch
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.checkpoint import save_network
 from coatnet_mini.models import create_model
-from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.plans import Plan, Planned, options_of
 from coatnet_mini.train.recipe import Recipe
 
 TIMES = 50  # N(0, 0.02²) becomes N(0, 1)
@@ -89,36 +88,28 @@ def plan(scale: str) -> Plan:
 
 
 def planned(scale: str, form: str, images: int, seed: int) -> Planned:
-    options = {
-        "stages": STAGES[scale],
-        "head_dim": HEAD_DIM[scale],
-        "relative_bias": FORMS[form],
-    }
+    options = options_of(stages=STAGES[scale], head_dim=HEAD_DIM[scale], relative_bias=FORMS[form])
     recipe = replace(
         RECIPES[scale],
-        options=tuple(f"{name}={text(value)}" for name, value in options.items()),
+        options=options,
         train_images=images,
         seed=seed,
     )
     cell = {"form": form, "images": images, "seed": seed}
-    start = partial(enlarged, recipe, options) if form == ENLARGED else None
+    start = partial(drawn, recipe, TIMES) if form == ENLARGED else None
     return Planned(cell, recipe, start)
 
 
-def text(value) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def enlarged(recipe: Recipe, options: dict, study_folder: Path, folder: Path) -> Path:
-    """The weights that the recipe would start from, but for the tables, which are ×50."""
+def drawn(recipe: Recipe, times: float, study_folder: Path, folder: Path) -> Path:
+    """The weights that the recipe would start from, but for the tables, which are larger."""
     torch.manual_seed(recipe.seed)
-    fields = {"num_classes": CLASSES[recipe.data], **options}
+    fields = {"num_classes": CLASSES[recipe.data], **recipe.overrides()}
     model = create_model(
         recipe.model, image_size=recipe.image_size, in_channels=recipe.channels, **fields
     )
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, MultiHeadAttention):
-                module.relative_bias_table.mul_(TIMES)
+                module.relative_bias_table.mul_(times)
     save_network(folder / "start", model.state_dict(), model.config)
     return folder / "start"

@@ -8,11 +8,10 @@ Equal for all arms: pictures, steps, batches and rate, not seconds. Parameters a
 5 %, for CeiT, the wider DeiT (whose multiply-adds are a quarter more) and the CoAtNet.
 """
 
-import json
 from dataclasses import replace
 from itertools import product
 
-from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.plans import Plan, Planned, options_of
 from coatnet_mini.train.recipe import Recipe
 
 QUESTION = (
@@ -118,8 +117,7 @@ def planned(scale: str, arm: str, seed: int) -> Planned:
 def network(scale: str, arm: str) -> dict:
     """The fields of a recipe that say which network it trains."""
     if arm == COATNET:
-        stages = json.dumps(STAGES[scale])
-        options = (f"stages={stages}", f"head_dim={HEAD_DIM[scale]}")
+        options = options_of(stages=STAGES[scale], head_dim=HEAD_DIM[scale])
         return {"model": "coatnet_pico", "options": options}
     width, head_dim, depth = SIZES[scale].get(arm, SIZES[scale]["CeiT"])
     options = [f"width={width}", f"head_dim={head_dim}", f"depth={depth}"]

@@ -5,7 +5,6 @@ least, at scale gpu 15 % (`tests/test_studies.py`). As in Section 2.2 of the pap
 without augmentation and regularisation.
 """
 
-import json
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -19,7 +18,7 @@ import torch
 from coatnet_mini.checkpoint import load
 from coatnet_mini.images import fit, normalize
 from coatnet_mini.shapes import RELATIONS, SHAPES_TEST, shapes
-from coatnet_mini.studies.plans import Plan, Planned, key_of
+from coatnet_mini.studies.plans import Plan, Planned, key_of, options_of
 from coatnet_mini.train.recipe import Recipe
 
 QUESTION = (
@@ -94,8 +93,7 @@ def network(scale: str, layout: str) -> dict:
     if scale == "gpu":
         name = "vit_rel" if layout == "ViT_REL" else f"coatnet_{layout.lower()}"
         return {"model": name}
-    stages = json.dumps(STAGES[layout])
-    return {"model": "coatnet_pico", "options": (f"stages={stages}", "head_dim=16")}
+    return {"model": "coatnet_pico", "options": options_of(stages=STAGES[layout], head_dim=16)}
 
 
 def cell_of(task: str, layout: str, images: int, start: str, seed: int) -> dict:

@@ -4,7 +4,6 @@ Two networks of nearly one size read digits. Both attend twice, over the same gr
 convolutions have looked near before that, in the other, nothing has.
 """
 
-import json
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -16,7 +15,7 @@ from coatnet_mini.checkpoint import load
 from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig
 from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.inside import half_distance
-from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.plans import Plan, Planned, options_of
 from coatnet_mini.train.recipe import Recipe
 
 QUESTION = (
@@ -74,8 +73,8 @@ def plan(scale: str) -> Plan:
 
 
 def planned(scale: str, arm: str, seed: int) -> Planned:
-    stages = json.dumps(ARMS[scale][arm])
-    recipe = replace(RECIPES[scale], options=(f"stages={stages}", "head_dim=16"), seed=seed)
+    options = options_of(stages=ARMS[scale][arm], head_dim=16)
+    recipe = replace(RECIPES[scale], options=options, seed=seed)
     return Planned({"before": arm, "seed": seed}, recipe, measure=partial(measured, seed))
 
 

@@ -1,5 +1,6 @@
 """What a study is, before it is run: a table of runs, each a recipe of the training command."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -78,3 +79,11 @@ class Plan:
 def key_of(cell: dict) -> str:
     """A name for files: {"form": "pre", "images": 300, "seed": 0} → "pre-300-0"."""
     return "-".join(str(value) for value in cell.values())
+
+
+def options_of(**fields) -> tuple[str, ...]:
+    """A network's options as the training command takes them: head_dim=16 → ("head_dim=16",)."""
+    return tuple(
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in fields.items()
+    )

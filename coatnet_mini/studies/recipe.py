@@ -6,11 +6,10 @@ learning rates and rates of stochastic depth. At scale small the pictures are so
 regularisation has something to do.
 """
 
-import json
 from dataclasses import replace
 from itertools import product
 
-from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.plans import Plan, Planned, options_of
 from coatnet_mini.train.recipe import Recipe
 
 QUESTION = (
@@ -52,7 +51,7 @@ RECIPES = {
         PLAIN,
         image_size=8,
         channels=1,
-        options=(f"stages={json.dumps(STAGES)}", "head_dim=16"),
+        options=options_of(stages=STAGES, head_dim=16),
         train_images=100,
         steps=300,
         batch_size=25,

@@ -6,7 +6,6 @@ networks the table is all that is known of places; the other is a CoAtNet in sma
 augmentation is switched on, and what has to learn when the task changes.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from coatnet_mini.attention import MultiHeadAttention, resize_table
 from coatnet_mini.checkpoint import load, save_network
 from coatnet_mini.images import digit_images, normalize
-from coatnet_mini.models import create_model
-from coatnet_mini.studies.plans import Plan, Planned, key_of
+from coatnet_mini.studies.bias import drawn
+from coatnet_mini.studies.plans import Plan, Planned, key_of, options_of
 from coatnet_mini.train.recipe import Recipe
 
 QUESTION = (
@@ -245,8 +244,7 @@ def cell_of(network, data, side, start, augmented, learns, seed) -> dict:
 
 
 def network_of(name: str) -> dict:
-    stages = json.dumps(STAGES[name])
-    return {"options": (f"stages={stages}", f"head_dim={HEAD_DIM}")}
+    return {"options": options_of(stages=STAGES[name], head_dim=HEAD_DIM)}
 
 
 def digits(network: str, side: int, start: str, augmented: str, seed: int) -> Planned:
@@ -290,17 +288,6 @@ def transferred(data: str, start: str, learns: str, seed: int) -> Planned:
         return Planned(cell, recipe, keep=data == "shapes")
     trained = key_of(cell_of("transfer", "shapes", 16, "new", "never", "all", seed))
     return Planned(cell, recipe, lambda study_folder, folder: study_folder / "networks" / trained)
-
-
-def drawn(recipe: Recipe, times: float, study_folder: Path, folder: Path) -> Path:
-    """The weights that the recipe would start from, but for the tables, which are larger."""
-    torch.manual_seed(recipe.seed)
-    model = create_model(recipe.model, 10, recipe.image_size, recipe.channels, **recipe.overrides())
-    with torch.no_grad():
-        for table in tables(model):
-            table.mul_(times)
-    save_network(folder / "start", model.state_dict(), model.config)
-    return folder / "start"
 
 
 def resized(
