@@ -1,9 +1,13 @@
 """Every test starts from the same state, whatever ran before it."""
 
+import os
 import random
 import sys
 
 import pytest
+
+# As the Makefile has it, also for the processes that a test starts, and where pytest is called.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser):

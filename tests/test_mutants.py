@@ -64,6 +64,11 @@ def test_what_spans_lines_is_of_all_of_them_and_said_in_one():
     assert mutation.lines == (2, 3) and mutation.change == "g( x) → None"
 
 
+def test_inputs_of_an_exercise_are_left_alone():
+    source = "def _blur_cases(rng):\n    return [2 + 3]\n\n\ndef _blur(x):\n    return x + 1\n"
+    assert {m.lines for m in mutations(source)} == {(6,)}
+
+
 def test_every_mutation_of_the_package_is_python():
     found = mutants.candidates(ROOT, ["weighted_sum", "cpu/lean"])
     assert {m.file for m in found} == {

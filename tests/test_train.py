@@ -240,8 +240,18 @@ def wait_for_step(folder, step, process):
     pytest.fail(f"no step {step}; exit code {process.exitcode}")
 
 
+@pytest.fixture
+def heeded():
+    """A shell's & lets its processes ignore SIGINT, and nohup SIGHUP; not in this test."""
+    kept = {s: signal.signal(s, signal.SIG_DFL) for s in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch, sent):
+def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch, heeded, sent):
     flags = [*EVERYTHING, "--steps", "6"]
     whole = train(tmp_path / "whole", *flags)
     learn = Learner.learn
@@ -259,7 +269,7 @@ def test_asked_to_stop_it_saves_first(tmp_path, monkeypatch, sent):
     assert same(network(tmp_path / "whole"), network(tmp_path / "stopped"))
 
 
-def test_asked_twice_it_stops_at_once(tmp_path, monkeypatch, capsys):
+def test_asked_twice_it_stops_at_once(tmp_path, monkeypatch, heeded, capsys):
     def interrupted(self, batches, step):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
