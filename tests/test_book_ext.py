@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from sphinx.application import Sphinx
 
 from coatnet_mini.book_map import CHAPTERS, you_are_here
-from coatnet_mini.explore import guess
+from coatnet_mini.explore import MIME, explore, guess
 from tests import ROOT
 from tools import clock
 
@@ -32,6 +32,8 @@ FRONT = """\
 
 ```{book-exercises}
 ```
+
+*Both < ends* is shown, and *another*.
 
 ```{book-lessons}
 ```
@@ -75,6 +77,8 @@ Difficulty 2 of 5 · 10 min
 def notebook(slug):
     output = {"text/html": you_are_here(5)._repr_html_(), "text/plain": "CoAtNet"}
     asked = guess("Is it 3 < 4?", ["yes", "no"], answer="no", because="so.")
+    live, _ = explore(lambda n: {"n": n}, "Both < ends", n=[1, 2])._repr_mimebundle_()
+    live = {MIME: live[MIME], "text/plain": live["text/plain"]}
     cells = [
         {
             "cell_type": "markdown",
@@ -95,7 +99,11 @@ def notebook(slug):
                     "metadata": {},
                     "data": data,
                 }
-                for data in (output, {"text/html": asked._repr_html_(), "text/plain": "Guess"})
+                for data in (
+                    output,
+                    live,
+                    {"text/html": asked._repr_html_(), "text/plain": "Guess"},
+                )
             ],
         },
     ]
@@ -119,7 +127,7 @@ def site(tmp_path_factory):
     for slug in BUILT:
         (source / "chapters" / f"{slug}.ipynb").write_text(json.dumps(notebook(slug)))
     config = {
-        "extensions": ["myst_nb", "book_ext"],
+        "extensions": ["myst_nb", "coatnet_mini.explore.sphinx_ext", "book_ext"],
         "nb_execution_mode": "off",
         "root_doc": "book/index",
         "suppress_warnings": ["toc.not_included"],
@@ -179,19 +187,26 @@ def test_a_chapter_that_is_named_first_is_a_link(site):
     assert links(five) == {"3": f"{three}.html"}
 
 
-def test_exercises_and_guesses_are_listed_where_they_stand(site):
+def test_exercises_and_lessons_are_listed_where_they_stand(site):
     front = page(site, "book/index")
     rows = [row for row in front.select(".book-exercises tr") if row.a]
     assert [[cell.text for cell in row.select("td")] for row in rows] == [
         ["3.1 · Both < ends ★", "2 of 5", "10 min"]
     ] * len(BUILT)
-    guesses = front.select(".book-lessons li")
-    assert [item.text for item in guesses] == ["Guess: Is it 3 < 4?"] * len(BUILT)
-    for slug, exercise, asked in zip(BUILT, rows, guesses, strict=True):
-        for link in (exercise.a["href"], asked.a["href"]):
+    lessons = front.select(".book-lessons li")
+    assert [item.text for item in lessons] == ["Both < ends", "Guess: Is it 3 < 4?"] * len(BUILT)
+    for slug, *listed in zip(BUILT, rows, lessons[::2], lessons[1::2], strict=True):
+        for link in (item.a["href"] for item in listed):
             address, _, anchor = link.partition("#")
             assert address == f"../chapters/{slug}.html"
             assert page(site, f"chapters/{slug}").find(id=anchor)
+
+
+def test_a_title_in_italics_leads_to_its_figure(site):
+    titles = page(site, "book/index").select("p em")
+    assert [title.text for title in titles] == ["Both < ends", "another"]
+    link, other = (title.find_parent("a") for title in titles)
+    assert link["href"] == f"../chapters/{BUILT[-1]}.html#figure-both-ends" and other is None
 
 
 def test_routes_add_up_the_clocks_of_the_book(site):

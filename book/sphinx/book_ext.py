@@ -23,7 +23,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from docutils import nodes
@@ -39,16 +40,20 @@ from tools.clock import LINE, Clock, clock  # noqa: E402
 
 Link = Callable[[Chapter], str | None]
 Read = Callable[[Chapter], nodes.document]  # the tree of a chapter's page
+Place = tuple[int, int, nodes.reference]  # from where to where in a text a link stands
 MAP = re.compile(r'<nav class="book-map"(?: data-chapter="(\d+)")?.*?</nav>', re.S)
 # The theme asks another host for these; the book has no use for live cells in the page.
 FOREIGN = ("thebe", "unpkg.com")
 GLOSSARY = "book/glossary"
 DIFFICULTY = re.compile(r"Difficulty (\d) of 5 · (\d+) min")
 QUESTION = re.compile(r"<p><b>Guess\.</b> (.*?)</p>", re.S)
+FIGURE = re.compile(r'<a href="([^"]*#figure-[^"]*)">(.*?)</a>')
 # "chapter 5", "Chapters 5 and 10", "chapters 2, 4 and 8"
 NAMED = re.compile(r"\b([Cc]hapters?)\s(\d+(?:(?:, | and | or | to )\d+)*)\b")
 # Also everyday words: a link at each of them would say nothing.
 SAID_TOO_OFTEN = {"content", "contents", "roll", "rolls", "window", "windows", "stage", "stages"}
+# Where no word becomes a link.
+NO_LINK_IN = (nodes.reference, nodes.title, nodes.literal, nodes.math, nodes.Admonition)
 
 
 # ---- What the directives show --------------------------------------------------------------------
@@ -183,9 +188,12 @@ class FillIn(SphinxPostTransform):
     default_priority = 500
 
     def run(self, **kwargs) -> None:
-        for node in self.document.findall(nodes.raw):
+        for node in list(self.document.findall(nodes.raw)):
             if name := node.get("filled_by"):
-                self.replace(node, FILLED[name](self.link, self.read))
+                text = FILLED[name](self.link, self.read)
+                self.replace(node, text)
+                if name == "book-lessons":
+                    self.link_figures(text)
             elif MAP.search(node.astext()):
                 self.replace(node, MAP.sub(self.draw, node.astext()))
 
@@ -206,79 +214,62 @@ class FillIn(SphinxPostTransform):
     def replace(node: nodes.raw, text: str) -> None:
         node.children[:] = [nodes.Text(text)]
 
+    def link_figures(self, lessons: str) -> None:
+        """The title of a live figure in italics leads where it leads in the list of lessons."""
+        figures = {html.unescape(title): address for address, title in FIGURE.findall(lessons)}
+        for italic in list(self.document.findall(nodes.emphasis)):
+            if address := figures.get(italic.astext()):
+                link = nodes.reference("", "", internal=True, refuri=address)
+                italic.replace_self(link)
+                link += nodes.inline("", "", italic)
 
-class LinkFigures(SphinxPostTransform):
-    """On a page with {book-lessons}, the title of a live figure in italics leads to the figure."""
 
-    default_priority = 490  # before the place is filled
+def link_words(document: nodes.document, find: Callable[[str], Iterable[Place]]) -> None:
+    """Put the links that `find` yields in the place of their words, in every paragraph."""
+    for paragraph in list(document.findall(nodes.paragraph)):
+        for text in list(paragraph.findall(nodes.Text)):
+            if is_within(text, NO_LINK_IN):
+                continue
+            words, parts, end = text.astext(), [], 0
+            for start, stop, link in find(words):
+                link += nodes.Text(words[start:stop])
+                parts += [nodes.Text(words[end:start]), link]
+                end = stop
+            if parts:
+                text.parent.replace(text, [*parts, nodes.Text(words[end:])])
 
-    def run(self, **kwargs) -> None:
-        if any(
-            node.get("filled_by") == "book-lessons" for node in self.document.findall(nodes.raw)
-        ):
-            figures = self.figures()
-            for italic in list(self.document.findall(nodes.emphasis)):
-                if address := figures.get(italic.astext()):
-                    link = nodes.reference("", "", internal=True, refuri=address)
-                    italic.replace_self(link)
-                    link += nodes.inline("", "", italic)
 
-    def figures(self) -> dict[str, str]:
-        found = {}
-        for name in sorted(self.env.found_docs):
-            if name.startswith("chapters/"):
-                page = self.app.builder.get_relative_uri(self.env.docname, name)
-                for node in self.env.get_doctree(name).findall(nodes.raw):
-                    if spec := node.get("spec"):
-                        figure = json.loads(spec)
-                        found[figure["title"]] = f"{page}#figure-{figure['id']}"
-        return found
+def is_within(node: nodes.Node, kinds: tuple) -> bool:
+    while node := node.parent:
+        if isinstance(node, kinds):
+            return True
+    return False
 
 
 class LinkTerms(SphinxPostTransform):
     """The first use of each glossary term in a chapter becomes a link to its entry."""
 
     default_priority = 510
-    NOT_IN = (nodes.reference, nodes.title, nodes.literal, nodes.math, nodes.Admonition)
 
     def run(self, **kwargs) -> None:
         if not self.env.docname.startswith("chapters/") or GLOSSARY not in self.env.found_docs:
             return
-        entries = glossary(self.env)
-        if not entries:
-            return
-        names = sorted(entries, key=len, reverse=True)
-        words = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?![\w-])", re.I)
-        used = set()
-        for paragraph in list(self.document.findall(nodes.paragraph)):
-            for text in list(paragraph.findall(nodes.Text)):
-                if not self.is_within(text, self.NOT_IN):
-                    self.link_in(text, words, entries, used)
+        if entries := glossary(self.env):
+            names = sorted(entries, key=len, reverse=True)
+            terms = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})(?![\w-])", re.I)
+            link_words(self.document, partial(self.find, terms, entries, set()))
 
-    @staticmethod
-    def is_within(node: nodes.Node, kinds: tuple) -> bool:
-        while node := node.parent:
-            if isinstance(node, kinds):
-                return True
-        return False
-
-    def link_in(self, text: nodes.Text, words: re.Pattern, entries: dict, used: set) -> None:
-        """Replace a text by itself with the terms in it, that were not used before, as links."""
-        parts, end = [], 0
-        for found in words.finditer(text.astext()):
+    def find(self, terms: re.Pattern, entries: dict, used: set, words: str) -> Iterator[Place]:
+        page = self.app.builder.get_relative_uri(self.env.docname, GLOSSARY)
+        for found in terms.finditer(words):
             anchor, meaning = entries[found[0].lower()]
             if anchor in used:
                 continue
             used.add(anchor)
-            address = self.app.builder.get_relative_uri(self.env.docname, GLOSSARY)
-            link = nodes.reference("", found[0], refuri=f"{address}#{anchor}", internal=True)
-            link["classes"].append("book-term")
+            link = nodes.reference(refuri=f"{page}#{anchor}", internal=True, classes=["book-term"])
             if not re.search(r"[\\^_{]", meaning):  # a formula under the mouse is no help
                 link["reftitle"] = meaning
-            parts += [nodes.Text(text.astext()[end : found.start()]), link]
-            end = found.end()
-        if parts:
-            text.parent.replace(text, [*parts, nodes.Text(text.astext()[end:])])
+            yield *found.span(), link
 
 
 class LinkChapters(SphinxPostTransform):
@@ -287,34 +278,22 @@ class LinkChapters(SphinxPostTransform):
     default_priority = 505
 
     def run(self, **kwargs) -> None:
-        pages = {c.number: (f"chapters/{c.slug}", c) for c in CHAPTERS}
-        used = {number for number, (name, _) in pages.items() if name == self.env.docname}
-        used |= {n for n, (name, _) in pages.items() if name not in self.env.found_docs}
-        for paragraph in list(self.document.findall(nodes.paragraph)):
-            for text in list(paragraph.findall(nodes.Text)):
-                if not LinkTerms.is_within(text, LinkTerms.NOT_IN):
-                    self.link_in(text, pages, used)
+        there = {c.number: c for c in CHAPTERS if f"chapters/{c.slug}" in self.env.found_docs}
+        others = {n: c for n, c in there.items() if f"chapters/{c.slug}" != self.env.docname}
+        link_words(self.document, partial(self.find, others))
 
-    def link_in(self, text: nodes.Text, pages: dict, used: set) -> None:
-        words, parts, end = text.astext(), [], 0
+    def find(self, unnamed: dict[int, Chapter], words: str) -> Iterator[Place]:
         for named in NAMED.finditer(words):
             for digits in re.finditer(r"\d+", named[2]):
-                number = int(digits[0])
-                if number not in pages or number in used:
+                if (chapter := unnamed.pop(int(digits[0]), None)) is None:
                     continue
-                used.add(number)
-                name, chapter = pages[number]
-                start = named.start(2) + digits.start()
+                start, stop = (named.start(2) + place for place in digits.span())
                 if not named[1].endswith("s"):  # "chapter 5" is one link
                     start = named.start()
-                stop = named.start(2) + digits.end()
-                address = self.app.builder.get_relative_uri(self.env.docname, name)
-                link = nodes.reference("", words[start:stop], refuri=address, internal=True)
-                link["reftitle"] = chapter.name
-                parts += [nodes.Text(words[end:start]), link]
-                end = stop
-        if parts:
-            text.parent.replace(text, [*parts, nodes.Text(words[end:])])
+                to = f"chapters/{chapter.slug}"
+                page = self.app.builder.get_relative_uri(self.env.docname, to)
+                link = nodes.reference(refuri=page, internal=True, reftitle=chapter.name)
+                yield start, stop, link
 
 
 def glossary(env) -> dict[str, tuple[str, str]]:
@@ -355,7 +334,6 @@ def setup(app: Sphinx) -> dict:
     for name in FILLED:
         app.add_directive(name, BookDirective)
     app.add_post_transform(FillIn)
-    app.add_post_transform(LinkFigures)
     app.add_post_transform(LinkChapters)
     app.add_post_transform(LinkTerms)
     app.connect("doctree-read", name_clocks)
