@@ -138,6 +138,7 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
         step = figure.tables[name]
         digits = 1e-9 if step.exact else 5e-4 * abs(numbers.item()) + 1e-6
         assert abs(printed(drawn["text"]) - numbers.item()) <= digits
+        assert isinstance(figure, Computed) or drawn["text"] == step.text(numbers.item())
     elif view.kind == "bars":
         y, height, zero = np.array(drawn["data"]).T
         value = np.where(y < zero - 1e-9, height, -height) * (high - low) / 100

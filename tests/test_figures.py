@@ -47,6 +47,7 @@ def charts(shift, place):
         "error": heat(error, hatched=np.isnan(error), scale="state", x="column", y="row"),
         "weights": bars(wave, x=("offset", range(-4, 5)), y="weight", mark="place"),
         "decay": line({"a": wave, "b": -wave / 2}, x=("distance", np.arange(9.0)), mark="place"),
+        "off by": scalar([-3e-9, 5e-5, 0.25, 5716.4, 123456.0][shift]),
     }
 
 

@@ -78,6 +78,22 @@ def test_a_number_constant_but_for_rounding_is_a_constant():
     assert np.array_equal(np.unique(decoded(table, (3,))), [1.0])
 
 
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0, -5716, 30_000], ["0", "−5716", "30000"]),
+        ([50.25, -5716.25], ["50", "−5716"]),
+        ([5710.5, 5716.2], ["5710.500", "5716.200"]),
+        ([1e-9, 3e-9], ["1e−9", "3e−9"]),
+        ([1e-9, 0.25, -57160.4], ["1e−9", "0.25", "−57160"]),
+        ([5e-5, 1.0, 1.0], ["0.00005", "1", "1"]),
+    ],
+)
+def test_a_number_is_printed_as_in_the_page(values, texts):
+    table = tabulate("scalar", np.array(values, dtype=float), 0)
+    assert [table.text(v) for v in decoded(table, (len(values),))[:, 0]] == texts
+
+
 def test_axes_that_change_nothing_are_not_stored():
     def views(i, t):
         return {"W": heat(np.eye(4) * t), "row": bars(np.eye(4)[i] * t), "still": image(np.eye(4))}

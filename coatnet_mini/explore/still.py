@@ -18,7 +18,6 @@ from coatnet_mini.explore.views import FRONT
 def still_png(figure) -> bytes:
     """`figure` (an Explorable) at its start state as a PNG, on white, 6.4 inches wide."""
     pictures = {n: v for n, v in figure.views.items() if v.kind != "scalar"}
-    scalars = {n: v for n, v in figure.views.items() if v.kind == "scalar"}
     columns = {0: 1, 4: 2}.get(len(pictures), min(len(pictures), 3))
     rows = math.ceil(len(pictures) / columns)
     with mpl.rc_context(plots.STYLE):
@@ -31,13 +30,18 @@ def still_png(figure) -> bytes:
             ax.set_title(name)
             draw(ax, view, figure, name)
             outline(ax, view, figure)
-        notes = [f"{a.label} = {a.options[a.start]}" for a in figure.axes]
-        notes += [f"{n} = {figure.numbers(n).item():.3g}" for n in scalars]
         fig.suptitle(figure.title, fontweight="bold")
-        fig.supxlabel("\n".join(lines(notes)), fontsize=10)
+        fig.supxlabel("\n".join(lines(notes(figure))), fontsize=10)
         buffer = io.BytesIO()
         fig.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def notes(figure) -> list[str]:
+    """What is chosen, and the numbers of the figure as its page prints them."""
+    chosen = [f"{a.label} = {a.options[a.start]}" for a in figure.axes]
+    scalars = [n for n, view in figure.views.items() if view.kind == "scalar"]
+    return chosen + [f"{n} = {figure.tables[n].text(figure.numbers(n).item())}" for n in scalars]
 
 
 def lines(notes: list[str], width: int = 84) -> list[str]:

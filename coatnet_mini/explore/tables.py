@@ -34,6 +34,20 @@ class Table:
             return codes.astype(np.float64)
         return (self.base + codes.astype(np.int64)) * self.mantissa / 10**self.decimals
 
+    def text(self, number: float) -> str:
+        """A number of the view as the page prints it: `print` in explore.js."""
+        if self.exact and self.decimals <= 8:
+            text = f"{number:.{max(self.decimals, 0)}f}"
+        else:
+            near = float(f"{number:.4g}")
+            small = 0 < abs(near) < 1e-6  # from there on JavaScript writes an exponent
+            text = (
+                np.format_float_scientific(near, trim="-", exp_digits=1)
+                if small
+                else np.format_float_positional(near, trim="-")
+            )
+        return text.replace("-", "−", 1)
+
 
 def tabulate(kind: str, values: np.ndarray, cell_dims: int) -> Table:
     """Encode `values`, whose last `cell_dims` dimensions are one view and the others the axes.
