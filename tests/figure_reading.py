@@ -165,10 +165,13 @@ def assert_view_shows(drawn, figure, name, view: View, numbers, limits, hatched,
         assert np.all(pixels[..., 3] == 255)
         levels = (-1, 0, 1) if isinstance(figure, Computed) else (0,)
         given = (numbers, limits, theme)
+        mask = np.zeros(pixels.shape[:2], bool) if hatched is None else hatched
         gaps = [np.abs(pixels[..., :3] - colours(figure, name, *given, off)) for off in levels]
-        assert np.min([gap.max(-1) for gap in gaps], axis=0).max() <= 1.01
+        assert np.min([gap.max(-1) for gap in gaps], axis=0)[~mask].max(initial=0) <= 1.01
+        page = 255 * plots.ramp("+", theme)[0]  # under the stripes
+        assert np.abs(pixels[mask, :3] - page).max(initial=0) <= 1.01
         texts = dict(zip(range(numbers.size), drawn["texts"], strict=False))
-        masked = set() if hatched is None else set(np.flatnonzero(hatched))
+        masked = set(np.flatnonzero(mask))
         assert set(drawn["hatched"]) == masked
         for k, text in texts.items():
             assert text == "" if k in masked else close(figure, printed(text), numbers.flat[k])

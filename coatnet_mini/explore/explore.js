@@ -288,7 +288,8 @@ function grid(view, figure, numbers) {
       const cell = channels === 3
         ? (k) => [0, 1, 2].map((c) => colourOf(values[3 * k + c])[0])
         : (k) => colourOf(values[k]);
-      paint(canvas, rows * columns, cell);
+      const [page] = ramp(`${theme} +`); // stripes end on whole pixels, cells need not
+      paint(canvas, rows * columns, (k) => (mask?.[k] ? page : cell(k)));
       hatch?.(mask);
       scale(limits, theme);
       if (written) values.forEach((v, k) => {
