@@ -138,11 +138,7 @@ function choice(axis, parent, change) {
     make("span", "", label, option);
     return input;
   });
-  return (index) => {
-    inputs[index].checked = true;
-    const chosen = inputs[index].parentElement; // on a phone the options are one line that scrolls
-    box.scrollLeft = chosen.offsetLeft - box.offsetLeft - (box.clientWidth - chosen.offsetWidth) / 2;
-  };
+  return (index) => { inputs[index].checked = true; };
 }
 
 // No control: says where the position is, and how it is moved.
@@ -715,9 +711,9 @@ async function render({ model, el }) {
   const reset = make("button", "cm-reset", head, "Reset");
   reset.type = "button";
   if (spec.caption) make("p", "cm-caption", root, spec.caption);
-  const controls = make("div", "cm-controls", root);
   if (spec.twin) root.dataset.twin = spec.twin.name;
-  const tools = spec.twin && make("div", "cm-tools", root);
+  const tools = spec.twin && make("div", "cm-tools", root); // scroll away before the controls stick
+  const controls = make("div", "cm-controls", root);
   const views = make("div", "cm-views", root);
   const frames = arrange(spec.views, views);
   const live = make("div", "cm-live", root);
@@ -757,7 +753,7 @@ async function render({ model, el }) {
     if (root.offsetWidth === width) return;
     width = root.offsetWidth;
     fit(root);
-    update(); // what was chosen is scrolled to
+    update(); // names of points find other places
   });
   root.addEventListener("transitionend", (event) => { // of its colour, which takes a millisecond
     if (event.target === root && event.propertyName === "color") look();
