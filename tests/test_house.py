@@ -57,3 +57,18 @@ def test_the_package_gives_its_names_late():
     assert {"create_model", "list_models", "load"} <= set(dir(coatnet_mini))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = coatnet_mini.nothing
+
+
+# What is filled in as it goes, or holds tensors that move between devices.
+OPEN = {"Branch", "Attention", "FFN", "MBConv", "Event", "Limits", "Seen", "Images", "Split"}
+
+
+def test_what_is_once_made_stays_as_it_is():
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found |= {node.name: ast.unparse(d) for d in node.decorator_list}
+    made = {name: how for name, how in found.items() if how.startswith("dataclass")}
+    assert {name for name, how in made.items() if how == "dataclass"} == OPEN
+    assert set(made.values()) == {"dataclass", "dataclass(frozen=True)"}
