@@ -64,11 +64,12 @@ OPEN = {"Branch", "Attention", "FFN", "MBConv", "Event", "Limits", "Seen", "Imag
 
 
 def test_what_is_once_made_stays_as_it_is():
-    found = {}
+    made = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef):
-                found |= {node.name: ast.unparse(d) for d in node.decorator_list}
-    made = {name: how for name, how in found.items() if how.startswith("dataclass")}
-    assert {name for name, how in made.items() if how == "dataclass"} == OPEN
-    assert set(made.values()) == {"dataclass", "dataclass(frozen=True)"}
+        classes = [
+            n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if type(n) is ast.ClassDef
+        ]
+        made |= {(n.name, ast.unparse(d)) for n in classes for d in n.decorator_list}
+    kinds = {how for _, how in made if how.startswith("dataclass")}
+    assert kinds == {"dataclass", "dataclass(frozen=True)"}
+    assert {name for name, how in made if how == "dataclass"} == OPEN

@@ -68,7 +68,9 @@ def test_ink_is_dark_and_the_marked_cell_is_outlined(still):
     ("mark", "box"), [("row", (-0.5, 1.5, 4, 1)), ("column", (1.5, -0.5, 1, 3))]
 )
 def test_a_marked_row_or_column_is_outlined_whole(drawn, mark, box):
-    still = drawn(explore(lambda k: {"M": heat(EYE, **{mark: "k"})}, "M", k=axis(range(3), start=2)))
+    still = drawn(
+        explore(lambda k: {"M": heat(EYE, **{mark: "k"})}, "M", k=axis(range(3), start=2))
+    )
     (frame,) = titled(still, "M").patches
     assert (*frame.get_xy(), frame.get_width(), frame.get_height()) == box
 

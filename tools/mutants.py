@@ -35,8 +35,8 @@ PACKAGE = "coatnet_mini"
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
 KEPT = ROOT / "_build" / "mutants"
 AT_ONCE = 2
-# They look at the site, the tools and other environments, or take minutes.
-LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants")
+# They look at the site, the tools and other environments, start processes, or take minutes.
+LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants", "gpu_bench")
 CHAPTER_SECONDS = 90  # at most, on a shared machine
 
 
