@@ -65,8 +65,9 @@ def test_what_spans_lines_is_of_all_of_them_and_said_in_one():
 
 
 def test_inputs_of_an_exercise_are_left_alone():
-    source = "def _blur_cases(rng):\n    return [2 + 3]\n\n\ndef _blur(x):\n    return x + 1\n"
-    assert {m.lines for m in mutations(source)} == {(6,)}
+    source = "def _blurs(rng):\n    return [2 + 3]\n\n\ndef _blur(x):\n    return x + 1\n"
+    assert {m.lines for m in mutations(source, "coatnet_mini/exercises/ch02.py")} == {(6,)}
+    assert {m.lines for m in mutations(source, "coatnet_mini/shapes.py")} == {(2,), (6,)}
 
 
 def test_every_mutation_of_the_package_is_python():
