@@ -364,7 +364,31 @@ def test_a_network_for_squares_only_is_audited_on_squares():
         return small()(size)
 
     report = audit(squares, SMALL)
-    assert not report.failed and "not made for 8×12" in report["shapes"].found
+    assert not report.failed
+    assert report["shapes"].found == "not made for 8×12, 8×8 kept, 8×12 kept"
+
+
+def test_a_network_for_one_size_says_which_it_refuses():
+    def only(size):
+        def check(net, images):
+            if images[0].shape[2:] != size:
+                raise ValueError(f"made for {size}")
+
+        net = small()(size)
+        net.register_forward_pre_hook(check)
+        return net
+
+    assert audit(only, SMALL)["shapes"].found == "8×12 kept, 8×16 refused"
+
+
+def test_a_classifier_of_two_layers_is_no_feed_forward():
+    def change(net):
+        hidden = nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)
+        net.head = nn.Sequential(*hidden, nn.Linear(64, 10))
+
+    plain, report = audit(small(), SMALL), audit(small(change), SMALL)
+    assert report.failed == ["head"] and report["head"].found == "3 matrices after the last grid"
+    assert report["hidden"] == plain["hidden"] and report["activation"] == plain["activation"]
 
 
 class Reshaped(nn.Module):

@@ -239,7 +239,14 @@ class LinkTerms(SphinxPostTransform):
     """The first use of each glossary term in a chapter becomes a link to its entry."""
 
     default_priority = 510
-    NOT_IN = (nodes.reference, nodes.title, nodes.literal, nodes.math, nodes.Admonition)
+    NOT_IN = (  # raw: the attributes of a link that sets a figure
+        nodes.reference,
+        nodes.title,
+        nodes.literal,
+        nodes.math,
+        nodes.raw,
+        nodes.Admonition,
+    )
 
     def run(self, **kwargs) -> None:
         if not self.env.docname.startswith("chapters/") or GLOSSARY not in self.env.found_docs:
