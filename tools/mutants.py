@@ -153,8 +153,9 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
 
     "chapters" is {notebook: files of the package that it loads}.
 
-    files: those of the tests that are to be run; by default all but `LEFT_OUT`.
+    files: those of the tests that are to be run, without chapters; by default all but `LEFT_OUT`.
     """
+    notebooks = [] if files else sorted((tree / "chapters").glob("[0-9]*.ipynb"))
     files = files or test_files(tree)
     digest = hashlib.sha256(" ".join(files).encode())
     for path in sorted([*(tree / PACKAGE).rglob("*.py"), *(tree / "tests").rglob("*.py")]):
@@ -172,7 +173,6 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
         if status:
             sys.exit(f"the tests fail without any mutation: see {log}")
         found = json.loads(kept.with_suffix(".new").read_text())
-        notebooks = sorted((tree / "chapters").glob("[0-9]*.ipynb"))
         found["chapters"] = {f"chapters/{n.name}": imports_of(n, tree) for n in notebooks}
         kept.write_text(json.dumps(found))
     return json.loads(kept.read_text())
