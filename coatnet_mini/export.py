@@ -54,7 +54,7 @@ def export(model: nn.Module, example: Tensor, path: Path) -> float:
 
 
 def program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1)
+    batch = torch.export.Dim("batch")
     with torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
 

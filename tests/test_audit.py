@@ -58,12 +58,41 @@ def test_ours_fail_nothing(name):
     assert set(report.unknown) == unseen
 
 
+OF_COATNET_0 = """\
++ size         24.45M parameters, printed 25M (-2%)
++ blocks       5 depthwise and 7 attention layers, meant 5 and 7
++ stem         3×3 stride 2 to 64, 3×3 stride 1 to 64
++ stride       32 pixels a side for each of the last positions, meant 32
++ expansion    depthwise over block width: 5 × 4
++ first stride the first 1×1 strides in 2, meant 2
++ gates        a gate of its channels in 5 of 5 MBConv
++ norms        one before each of 19 branches
++ residuals    the image arrives past attention, feed-forward, MBConv
++ order        the pool comes first in 0 of 2
++ pool         averages in 0 of 4 places
++ places       raster order into and out of 7 layers
++ heads        5 × 12 of 32, 2 × 24 of 32
++ softmax      every row of weights sums to 1
++ bias         added before the softmax in 7 of 7 layers
++ per head     heads share one bias in 0 of 7 layers
++ per layer    0 of 11 pairs of layers share their bias
++ offsets      one for each offset, on 4×6, 2×3
++ gradient     none reaches a parameter in 0 of 7 layers
++ hidden       hidden over block width: 7 × 4
++ activation   GELU in 12 of 12 hidden layers
++ head         one matrix after the last grid
++ shapes       64×96 kept, 64×128 kept
++ same twice   the same twice
+24 passed, 0 failed, 0 cannot tell"""
+
+
 def test_coatnet_0_passes_everything():
     torch.manual_seed(0)
     report = audit(
         lambda size: CoAtNet(CoAtNetConfig(**{**FAMILY["coatnet_0"], "image_size": size}))
     )
     assert report.passed == list(CHECKS)
+    assert str(report) == OF_COATNET_0
 
 
 @pytest.mark.parametrize("options", [{"image_size": (16, 16)}, {"image_size": (8, 16)}])
@@ -335,7 +364,31 @@ def test_a_network_for_squares_only_is_audited_on_squares():
         return small()(size)
 
     report = audit(squares, SMALL)
-    assert not report.failed and "not made for 8×12" in report["shapes"].found
+    assert not report.failed
+    assert report["shapes"].found == "not made for 8×12, 8×8 kept, 8×12 kept"
+
+
+def test_a_network_for_one_size_says_which_it_refuses():
+    def only(size):
+        def check(net, images):
+            if images[0].shape[2:] != size:
+                raise ValueError(f"made for {size}")
+
+        net = small()(size)
+        net.register_forward_pre_hook(check)
+        return net
+
+    assert audit(only, SMALL)["shapes"].found == "8×12 kept, 8×16 refused"
+
+
+def test_a_classifier_of_two_layers_is_no_feed_forward():
+    def change(net):
+        hidden = nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)
+        net.head = nn.Sequential(*hidden, nn.Linear(64, 10))
+
+    plain, report = audit(small(), SMALL), audit(small(change), SMALL)
+    assert report.failed == ["head"] and report["head"].found == "3 matrices after the last grid"
+    assert report["hidden"] == plain["hidden"] and report["activation"] == plain["activation"]
 
 
 class Reshaped(nn.Module):

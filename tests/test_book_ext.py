@@ -55,7 +55,8 @@ window
 ```
 """
 TERMS = """
-A self-attention has heads; each head looks through a window of `head` and $head$.
+A <span class="cm-set" data-set="head=2">self-attention</span> has heads;
+each head looks through a window of `head` and $head$.
 
 As chapters 3, 4 and 5 say, and chapter 5 again; `chapter 5`, chapter 55 and chapter 2.
 Chapter 3 is first here.

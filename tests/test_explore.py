@@ -27,7 +27,6 @@ from coatnet_mini.explore import (
 )
 from coatnet_mini.explore.spec import slug
 from coatnet_mini.explore.sphinx_ext import classic_script
-from coatnet_mini.explore.still import notes
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +142,6 @@ def test_a_still_draws_every_kind_of_view():
 
     data, _ = explore(views, "Kinds", i=point(4, 4))._repr_mimebundle_()
     assert Image.open(io.BytesIO(base64.b64decode(data["image/png"]))).width == 640
-
-
-def test_a_still_says_its_numbers_as_the_page_does():
-    shown = explore(lambda k: {"all": scalar(5716 * k), "error": scalar(k / 1e4)}, "N", k=[-1, 3])
-    assert notes(shown) == ["k = -1", "all = −5716", "error = −0.0001000"]
 
 
 def test_the_site_needs_no_torch():

@@ -57,3 +57,19 @@ def test_the_package_gives_its_names_late():
     assert {"create_model", "list_models", "load"} <= set(dir(coatnet_mini))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = coatnet_mini.nothing
+
+
+# What is filled in as it goes, or holds tensors that move between devices.
+OPEN = {"Branch", "Attention", "FFN", "MBConv", "Event", "Limits", "Seen", "Images", "Split"}
+
+
+def test_what_is_once_made_stays_as_it_is():
+    made = set()
+    for path in PACKAGE.rglob("*.py"):
+        classes = [
+            n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if type(n) is ast.ClassDef
+        ]
+        made |= {(n.name, ast.unparse(d)) for n in classes for d in n.decorator_list}
+    kinds = {how for _, how in made if how.startswith("dataclass")}
+    assert kinds == {"dataclass", "dataclass(frozen=True)"}
+    assert {name for name, how in made if how == "dataclass"} == OPEN

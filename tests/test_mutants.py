@@ -3,7 +3,9 @@
 import ast
 import subprocess
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from tests import ROOT
 from tools import mutants
@@ -65,8 +67,9 @@ def test_what_spans_lines_is_of_all_of_them_and_said_in_one():
 
 
 def test_inputs_of_an_exercise_are_left_alone():
-    source = "def _blur_cases(rng):\n    return [2 + 3]\n\n\ndef _blur(x):\n    return x + 1\n"
-    assert {m.lines for m in mutations(source)} == {(6,)}
+    source = "def _blurs(rng):\n    return [2 + 3]\n\n\ndef _blur(x):\n    return x + 1\n"
+    assert {m.lines for m in mutations(source, "coatnet_mini/exercises/ch02.py")} == {(6,)}
+    assert {m.lines for m in mutations(source, "coatnet_mini/shapes.py")} == {(2,), (6,)}
 
 
 def test_every_mutation_of_the_package_is_python():
@@ -98,15 +101,26 @@ def test_an_equivalent_without_a_reason_is_refused(tmp_path):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A small package: `double` is tested, `square` and `forever` are run, `lost` is not."""
+    """A small package: `double` is tested, `square` and `forever` are run.
+
+    `stored` is seen in a chapter only, `lost` nowhere.
+    """
     root = tmp_path / "root"
     (root / "coatnet_mini").mkdir(parents=True)
     (root / "tests").mkdir()
     (root / "coatnet_mini" / "__init__.py").write_text("")
     (root / "coatnet_mini" / "m.py").write_text(
         "def double(x):\n    return x + x\n\n\ndef square(x):\n    return x * x\n\n\n"
-        "def forever(n):\n    while n > 0:\n        n -= 1\n\n\ndef lost():\n    return [4]\n"
+        "def forever(n):\n    while n > 0:\n        n -= 1\n\n\n"
+        "def stored():\n    return [4]\n\n\ndef lost():\n    return [6]\n"
     )
+    (root / "chapters").mkdir()
+    sources = ("from coatnet_mini.m import stored", "print(stored())")
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    notebook.cells[1].update(execution_count=2, outputs=[new_output("stream", text="[4]\n")])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, root / "chapters" / "01_small.ipynb")
+    (root / "pytest.ini").write_text("[pytest]\naddopts = -p nbval.plugin --nbval\n")
     (root / "tests" / "test_m.py").write_text(
         "import pytest\nfrom coatnet_mini.m import double, forever, square\n\n\n"
         "@pytest.fixture(scope='module')\ndef four():\n    return double(2)\n\n\n"
@@ -128,12 +142,13 @@ def test_mutants_are_tried_in_a_copy(checkout, tmp_path, capsys):
     wanted = {
         "return x + x: + → -": "killed",  # by a test that reads what another's fixture computed
         "return x * x: * → /": "survived",
-        "return [4]: 4 → 5": "survived",  # no test runs it
+        "return [4]: 4 → 5": "killed",  # by the chapter that prints it
+        "return [6]: 6 → 7": "survived",
     }
     results = {tried[name]: mutants.attempt(tree, tried[name], measured) for name in wanted}
     assert {m.code + ": " + m.change: result for m, result in results.items()} == wanted
     (line,) = [r for r in mutants.report(results).splitlines() if r.startswith("all")]
-    assert line.split() == ["all", "1", "0", "2", "0", "33.3%"]
+    assert line.split() == ["all", "2", "0", "2", "0", "50.0%"]
     no_time = {"seconds": dict.fromkeys(measured["seconds"], -10.0)}
     endless = tried["n -= 1: -= → +="]
     assert mutants.attempt(tree, endless, measured | no_time) == "in time"

@@ -67,6 +67,35 @@ def test_compared_panels_share_their_limits():
     assert {im.cmap.name for im in images} == {plots.DIVERGING}
 
 
+def test_a_small_matrix_has_a_tick_for_every_row_and_column():
+    _, (left, right) = plt.subplots(1, 2)
+    plots.heatmap(left, torch.rand(7, 3))
+    assert list(left.get_yticks()) == list(range(7)) and list(left.get_xticks()) == [0, 1, 2]
+    plots.heatmap(right, torch.rand(8, 8))
+    assert len([t for t in right.get_yticks() if 0 <= t < 8]) < 8
+
+
+def test_panels_stand_in_rows_and_the_first_of_each_row_has_the_numbers():
+    panels = {name: torch.rand(9, 9) for name in "abcde"}
+    figure = plots.heatmaps(panels, columns=3, ylabel="i")
+    *axes, _ = figure.axes
+    assert [ax.axison for ax in axes] == [True] * 5 + [False]
+    assert [ax.get_ylabel() for ax in axes[:5]] == ["i", "", "", "i", ""]
+    numbered = [ax.yaxis.get_tick_params()["labelleft"] for ax in axes[:5]]
+    assert numbered == [True, False, False, True, False]
+    unlike = plots.heatmaps({"a": torch.rand(9, 9), "b": torch.rand(8, 9)})
+    assert all(ax.yaxis.get_tick_params()["labelleft"] for ax in unlike.axes[:2])
+
+
+@pytest.mark.parametrize(
+    ("limits", "extend"),
+    [((-3, 3), "neither"), ((-3, 2), "max"), ((-2, 3), "min"), ((-2, 2), "both")],
+)
+def test_the_colour_bar_points_to_what_is_beyond_its_ends(limits, extend):
+    figure = plots.heatmaps({"a": [[-3.0, 0.0, 3.0]]}, limits=limits)
+    assert figure.axes[-1]._colorbar.extend == extend
+
+
 def test_picture_takes_grey_and_both_colour_orders():
     _, ax = plt.subplots()
     for shape in ((4, 5), (3, 4, 5), (4, 5, 3)):

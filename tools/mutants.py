@@ -1,7 +1,8 @@
 """How many small mistakes in the package the tests notice: `make mutants N=200 SEED=1`.
 
 N mutations are drawn from all that can be made (tools/mutations.py). Each is tried in a copy of
-the tree, against the tests that run its lines, in a process with a time limit. A mutation that no
+the tree, in processes with a time limit: against the tests that run its lines, their whole files,
+and the chapters that import its module (strict nbval). A mutation that no
 test can notice, since it changes nothing that is promised, stands in tests/equivalent_mutants.txt
 with the reason. Which test runs which line is measured once for each state of the tree and kept in
 _build/mutants. Nothing is changed in the tree itself.
@@ -9,6 +10,7 @@ _build/mutants. Nothing is changed in the tree itself.
     python -m tools.mutants [N] [SEED] [module ...]    # modules as attention, cpu/lean
 """
 
+import ast
 import hashlib
 import json
 import os
@@ -33,8 +35,9 @@ PACKAGE = "coatnet_mini"
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
 KEPT = ROOT / "_build" / "mutants"
 AT_ONCE = 2
-# They look at the site, the tools and other environments, or take minutes.
-LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants")
+# They look at the site, the tools and other environments, start processes, or take minutes.
+LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants", "gpu_bench")
+CHAPTER_SECONDS = 90  # at most, on a shared machine
 
 
 # ---- The tree, copied ----------------------------------------------------------------------------
@@ -125,11 +128,34 @@ def test_files(tree: Path) -> list[str]:
     return [f"tests/{path.name}" for path in found if path.name not in left_out]
 
 
+def imports_of(notebook: Path, tree: Path) -> list[str]:
+    """The package's files that are loaded once all import lines of a chapter have run."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+    nodes = [n for s in sources if "%" not in s for n in ast.walk(ast.parse(s))]
+    lines = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    own = f"n.partition('.')[0] == {PACKAGE!r}"
+    tell = f"import sys; print(*(m.__file__ for n, m in sys.modules.items() if {own}), sep='\\n')"
+    found = subprocess.run(
+        [sys.executable, "-c", "\n".join([*lines, tell])],
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        cwd=tree,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout.splitlines()
+    exercises = f"{PACKAGE}/exercises/ch{notebook.name[:2]}.py"  # imported by number
+    return [*(Path(file).relative_to(tree).as_posix() for file in found), exercises]
+
+
 def measure(tree: Path, files: list[str] | None = None) -> dict:
     """{"files": {file: {line: tests}}, "seconds": {test: s}}; SystemExit if a test fails.
 
-    files: those of the tests that are to be run; by default all but `LEFT_OUT`.
+    "chapters" is {notebook: files of the package that it loads}.
+
+    files: those of the tests that are to be run, without chapters; by default all but `LEFT_OUT`.
     """
+    notebooks = [] if files else sorted((tree / "chapters").glob("[0-9]*.ipynb"))
     files = files or test_files(tree)
     digest = hashlib.sha256(" ".join(files).encode())
     for path in sorted([*(tree / PACKAGE).rglob("*.py"), *(tree / "tests").rglob("*.py")]):
@@ -146,7 +172,9 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
         del os.environ["MUTANTS_MAP"]
         if status:
             sys.exit(f"the tests fail without any mutation: see {log}")
-        kept.with_suffix(".new").replace(kept)
+        found = json.loads(kept.with_suffix(".new").read_text())
+        found["chapters"] = {f"chapters/{n.name}": imports_of(n, tree) for n in notebooks}
+        kept.write_text(json.dumps(found))
     return json.loads(kept.read_text())
 
 
@@ -169,9 +197,12 @@ def attempt(tree: Path, mutation: Mutation, measured: dict) -> str:
     path.write_text(mutation.apply(source), encoding="utf-8")
     try:
         # A fixture or a cache that tests share shows only in the one that fills it.
-        for chosen in (tests, sorted({test.partition("::")[0] for test in tests})):
+        files = sorted({test.partition("::")[0] for test in tests})
+        chapters = [c for c, loaded in measured["chapters"].items() if mutation.file in loaded]
+        for chosen in (tests, files, chapters):
             names = tuple(chosen)
             expected = sum(s for t, s in measured["seconds"].items() if t.startswith(names))
+            expected += CHAPTER_SECONDS / 5 * len(chosen) * (chosen is chapters)
             status = run_pytest(tree, ["-x", *chosen], 60 + 5 * expected) if chosen else 0
             if status:
                 return "killed"

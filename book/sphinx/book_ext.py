@@ -52,8 +52,14 @@ FIGURE = re.compile(r'<a href="([^"]*#figure-[^"]*)">(.*?)</a>')
 NAMED = re.compile(r"\b([Cc]hapters?)\s(\d+(?:(?:, | and | or | to )\d+)*)\b")
 # Also everyday words: a link at each of them would say nothing.
 SAID_TOO_OFTEN = {"content", "contents", "roll", "rolls", "window", "windows", "stage", "stages"}
-# Where no word becomes a link.
-NO_LINK_IN = (nodes.reference, nodes.title, nodes.literal, nodes.math, nodes.Admonition)
+NO_LINK_IN = (  # raw: the attributes of a link that sets a figure
+    nodes.reference,
+    nodes.title,
+    nodes.literal,
+    nodes.math,
+    nodes.raw,
+    nodes.Admonition,
+)
 
 
 # ---- What the directives show --------------------------------------------------------------------
