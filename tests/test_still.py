@@ -55,6 +55,14 @@ def test_every_view_has_its_panel_and_the_rest_its_line(still):
     assert "name = a" in below and "gain = 0.123" in below and "i = " in below
 
 
+def test_the_names_of_panels_do_not_run_into_each_other(drawn):
+    names = ["added to DeiT-T, %: parameters | multiply-adds", "positions read for one output"]
+    still = drawn(explore(lambda k: {n: bars([1.0, k]) for n in names}, "Long", k=[1, 2]))
+    still.canvas.draw()
+    one, other = (ax.title.get_window_extent() for ax in still.axes)
+    assert 0 < one.x0 and one.x1 < other.x0 and other.x1 < still.bbox.width
+
+
 def test_ink_is_dark_and_the_marked_cell_is_outlined(still):
     ax = titled(still, "digit")
     (picture,) = ax.images

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 
 import matplotlib as mpl
 import numpy as np
@@ -27,8 +28,8 @@ def still_png(figure) -> bytes:
             ax.set_axis_off()
         for (name, view), ax in zip(pictures.items(), grid.flat, strict=False):
             ax.set_axis_on()
-            ax.set_title(name)
             draw(ax, view, figure, name)
+            ax.set_title(textwrap.fill(name, 84 // columns - 6))  # or it runs into the next one
             outline(ax, view, figure)
         fig.suptitle(figure.title, fontweight="bold")
         fig.supxlabel("\n".join(lines(notes(figure))), fontsize=10)
