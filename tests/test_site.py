@@ -492,7 +492,7 @@ def test_search_finds_a_word_of_the_glossary(visit):
 def test_a_chapter_is_light_and_soon_live(path, page, loaded):
     """Bytes are gated; times are told (the machine is shared), in _build/site_reports.
 
-    The theme and MathJax are 1.2 MB, cached after the first page; a chapter itself is 0.13 to 0.51.
+    The theme and MathJax are 1.2 MB, cached after the first page; a chapter itself is 0.07 to 0.43.
     """
     steps = [
         median(root.query_selector("input[type=range]").evaluate(STEP_TIME))
