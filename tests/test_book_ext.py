@@ -166,11 +166,11 @@ def test_a_term_leads_to_the_glossary_where_it_is_first_used(site):
     links = page(site, f"chapters/{BUILT[0]}").select("a.book-term")
     entry = "../book/glossary.html#term-"
     assert [(link.text, link["href"]) for link in links] == [
-        ("self-attention", f"{entry}self-attention"),
         ("heads", f"{entry}head"),  # a plural, and not again; `window` is an everyday word
+        ("self-attentions", f"{entry}self-attention"),  # before, it sets a figure
     ]
-    assert links[1]["title"] == "One of several attentions."
-    assert not links[0].has_attr("title")  # it would show a formula's source
+    assert links[0]["title"] == "One of several attentions."
+    assert not links[1].has_attr("title")  # it would show a formula's source
     assert {link["href"].split("#")[1] for link in links} <= {
         term["id"] for term in page(site, "book/glossary").select("dt[id]")
     }

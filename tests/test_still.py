@@ -60,7 +60,7 @@ def test_the_names_of_panels_do_not_run_into_each_other(drawn):
     still = drawn(explore(lambda k: {n: bars([1.0, k]) for n in names}, "Long", k=[1, 2]))
     still.canvas.draw()
     one, other = (ax.title.get_window_extent() for ax in still.axes)
-    assert 0 < one.x0 and one.x1 < other.x0 and other.x1 < still.bbox.width
+    assert one.x0 > 0 and one.x1 < other.x0 and other.x1 < still.bbox.width
 
 
 def test_ink_is_dark_and_the_marked_cell_is_outlined(still):

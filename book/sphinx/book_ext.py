@@ -218,7 +218,7 @@ class FillIn(SphinxPostTransform):
 
     @staticmethod
     def replace(node: nodes.raw, text: str) -> None:
-        node.children[:] = [nodes.Text(text)]
+        node[:] = [nodes.Text(text)]
 
     def link_figures(self, lessons: str) -> None:
         """The title of a live figure in italics leads where it leads in the list of lessons."""
@@ -234,7 +234,8 @@ def link_words(document: nodes.document, find: Callable[[str], Iterable[Place]])
     """Put the links that `find` yields in the place of their words, in every paragraph."""
     for paragraph in list(document.findall(nodes.paragraph)):
         for text in list(paragraph.findall(nodes.Text)):
-            if is_within(text, NO_LINK_IN):
+            alone = text.parent is None  # so Sphinx leaves the names of some links
+            if alone or is_within(text, NO_LINK_IN) or sets_a_figure(text):
                 continue
             words, parts, end = text.astext(), [], 0
             for start, stop, link in find(words):
@@ -250,6 +251,17 @@ def is_within(node: nodes.Node, kinds: tuple) -> bool:
         if isinstance(node, kinds):
             return True
     return False
+
+
+def sets_a_figure(text: nodes.Text) -> bool:
+    """Whether the last tag before the text is one whose words set a figure: no link in a link."""
+    tag = ""
+    for node in text.parent.children:
+        if node is text:
+            break
+        if isinstance(node, nodes.raw):
+            tag = node.astext()
+    return "cm-set" in tag
 
 
 class LinkTerms(SphinxPostTransform):
