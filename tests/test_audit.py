@@ -339,6 +339,21 @@ def test_the_post_form_has_no_bias_before_the_softmax():
 # ---- what it cannot see ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda out: out[:1], lambda out: out[:, :3], lambda out: out * torch.nan]
+)
+def test_a_wider_image_gets_as_many_finite_scores(spoil):
+    def make(size):
+        net = small()(size)
+        net.register_forward_hook(
+            lambda net, images, out: spoil(out) if images[0].shape[3] > size[1] else out
+        )
+        return net
+
+    report = audit(make, SMALL)
+    assert report.failed == ["shapes"] and "8×16: 2 images in" in report["shapes"].found
+
+
 class Foreign(nn.Module):
     """Nothing that an audit of a CoAtNet could look at."""
 

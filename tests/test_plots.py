@@ -102,6 +102,14 @@ def test_picture_takes_grey_and_both_colour_orders():
         assert plots.picture(ax, torch.rand(shape)).get_array().shape[:2] == (4, 5)
 
 
+def test_pictures_and_maps_are_framed():
+    _, (left, right) = plt.subplots(1, 2)
+    plots.heatmap(left, torch.rand(3, 4))
+    plots.picture(right, torch.rand(3, 4))
+    for ax in (left, right):
+        assert all(spine.get_visible() for spine in ax.spines.values())
+
+
 def test_zero_is_the_page_in_every_palette():
     """A digit is a picture, so its zero is paper; a weight of zero is paper too."""
     _, axes = plt.subplots(1, 3)
