@@ -169,6 +169,12 @@ def test_image_to_tokens_by_a_loop():
     assert difference(tokens, torch.stack(wrong)) > 1e-2
 
 
+@pytest.mark.parametrize("pool", [(2, 2), (3, 2), (5, 2), (7, 4)])
+def test_the_pool_reads_beyond_the_border_by_half_its_side(pool):
+    i2t = ImageToTokens(2, 5, 1, 4, ((3, 1),), pool)
+    assert (i2t.pool.kernel_size, i2t.pool.stride, i2t.pool.padding) == (*pool, pool[0] // 2)
+
+
 def test_image_to_tokens_of_two_convolutions_by_a_loop():
     i2t = shaken(ImageToTokens(2, 5, 2, 4, ((3, 2), (3, 2)), None, False))
     assert [name for name, _ in i2t.named_children()] == ["conv1", "conv2", "patches"]

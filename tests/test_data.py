@@ -186,6 +186,13 @@ def test_one_split_is_divided(tmp_path):
     assert everything(loader(again[1])) == everything(loader(test))
 
 
+@pytest.mark.parametrize(("holdout", "left"), [(0.01, 0), (0.99, 24)])
+def test_both_parts_of_a_split_have_images(tmp_path, holdout, left):
+    folder = write_folder(tmp_path / "data", splits=("train",))
+    with pytest.raises(ValueError, match=f"holdout is {holdout}, which leaves {left} of 24 images"):
+        open_data(Recipe(data=str(folder), holdout=holdout))
+
+
 def test_stream_equals_table(tmp_path):
     folder = str(write_parquet(tmp_path / "data"))
     _, test = open_data(Recipe(data=folder, streaming=True, steps=1, shuffle_buffer=1))

@@ -7,6 +7,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from PIL import Image
 
 from coatnet_mini import plots
 
@@ -57,6 +58,17 @@ def test_written_numbers_contrast_with_their_cell():
     _, ax = plt.subplots()
     plots.heatmap(ax, [[0.0, 1.0]])
     assert [(t.get_text(), t.get_color()) for t in ax.texts] == [("0", "black"), ("1", "white")]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_written_numbers_turn_white_where_the_colour_is_dark(sign):
+    _, ax = plt.subplots()
+    values = sign * torch.linspace(0, 1, 30)
+    image = plots.heatmap(ax, values[None], values=True)
+    colours = 255 * image.cmap(image.norm(values))[None, :, :3]
+    grey = Image.fromarray(colours.round().astype("uint8")).convert("L")
+    dark = [grey.getpixel((k, 0)) < 0.55 * 255 for k in range(30)]
+    assert [t.get_color() == "white" for t in ax.texts] == dark and len(set(dark)) == 2
 
 
 def test_compared_panels_share_their_limits():
