@@ -58,6 +58,8 @@ TERMS = """
 A <span class="cm-set" data-set="head=2">self-attention</span> has heads;
 each head looks through a window of `head` and $head$.
 
+Of 100 % it is 86.0 % *or 3 %*, said `50 %` of the code, and ± 4 % more.
+
 As chapters 3, 4 and 5 say, and chapter 5 again; `chapter 5`, chapter 55 and chapter 2.
 Chapter 3 is first here.
 
@@ -160,6 +162,11 @@ def test_map_of_a_chapter_keeps_its_place(site):
 def test_clock_line_has_its_class(site):
     (line,) = page(site, f"chapters/{BUILT[0]}").select("p.book-clock")
     assert line.text == LINE
+
+
+def test_no_line_ends_between_a_number_and_its_sign(site):
+    kept = "Of 100\xa0% it is 86.0\xa0% or 3\xa0%, said 50 % of the code, and ± 4\xa0% more."
+    assert kept in page(site, f"chapters/{BUILT[0]}").text
 
 
 def test_a_term_leads_to_the_glossary_where_it_is_first_used(site):

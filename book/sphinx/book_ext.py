@@ -314,6 +314,18 @@ class LinkChapters(SphinxPostTransform):
                 yield start, stop, link
 
 
+class KeepTogether(SphinxPostTransform):
+    """No line ends between a number and its per cent sign."""
+
+    default_priority = 520
+
+    def run(self, **kwargs) -> None:
+        for text in list(self.document.findall(nodes.Text)):
+            kept = re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", text)
+            if kept != text and not is_within(text, (nodes.literal, nodes.FixedTextElement)):
+                text.parent.replace(text, nodes.Text(kept))
+
+
 def glossary(env) -> dict[str, tuple[str, str]]:
     """{term in lower case: (its anchor, its first sentence)}, with the usual plurals."""
     found = {}
@@ -354,6 +366,7 @@ def setup(app: Sphinx) -> dict:
     app.add_post_transform(FillIn)
     app.add_post_transform(LinkChapters)
     app.add_post_transform(LinkTerms)
+    app.add_post_transform(KeepTogether)
     app.connect("doctree-read", name_clocks)
     app.connect("html-page-context", mend_page, priority=900)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
