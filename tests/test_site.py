@@ -146,6 +146,7 @@ RESET = """() => {
 
 def lent(page, complaints):
     """Yields the page; afterwards it is as it was loaded, and it may not have complained."""
+    page.bring_to_front()  # a page behind another one draws once a second
     yield page
     page.evaluate(RESET)
     said = complaints[:]
