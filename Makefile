@@ -31,7 +31,7 @@ serve: book  ## the website on localhost (PORT=8000)
 	@$(PY) -m tools.serve_book $(PORT)
 
 test: lint chromium book .peers/.stamp  ## everything that CI runs
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests chapters
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests chapters
 
 chapters: .venv/installed  ## re-execute the notebooks in place (ONLY=01 for one)
 	@$(PY) -m tools.execute_chapters $(ONLY)

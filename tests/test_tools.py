@@ -1,5 +1,6 @@
 """What the Makefile calls: errors take one line and say what to do; no file is half written."""
 
+import copy
 import json
 import os
 import re
@@ -284,14 +285,19 @@ def shift(text: str, by: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """Cells that print a number twice and a zero, show an address, and hold a figure twice."""
+def executed_once(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nbval")
     zero = "print('from -0.00')"
     path = chapter(folder, "print(42)", zero, "object()", "print(42)", FIGURE, FIGURE)
     notebook = execute_chapters.execute(path, "")
     del notebook.cells[-1].metadata["tags"]
     return notebook
+
+
+@pytest.fixture
+def executed(executed_once):
+    """Cells that print a number twice and a zero, show an address, and hold a figure twice."""
+    return copy.deepcopy(executed_once)
 
 
 def figure(cell):
@@ -330,6 +336,9 @@ def test_strict_nbval_fails_just_what_is_false(executed):
     with tempfile.TemporaryDirectory(dir=ROOT / "_build") as folder:
         path = Path(folder) / "01_one.ipynb"
         nbformat.write(executed, path)
-        run = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True)
+        environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+        run = subprocess.run(
+            [*command, path], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
     assert re.findall(r"^FAILED .*::Cell (\d)", run.stdout, re.M) == ["4", "6"], run.stdout
     assert "Cell outputs differ" in run.stdout and "Explorable figures differ" in run.stdout

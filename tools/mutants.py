@@ -63,6 +63,7 @@ def run_pytest(tree: Path, arguments: list[str], seconds: float, **options) -> i
     environment = os.environ | {
         "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}",  # ROOT for the plug-in below
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTEST_ADDOPTS": "",  # those of the run in whose tests this is
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
