@@ -86,6 +86,19 @@ def test_shapes_reproduce_and_grow():
     assert np.array_equal(held.images.numpy(), shapes(20, "test", seed=0)[0])
 
 
+def test_shapes_are_as_many_as_the_option_says(monkeypatch):
+    asked = []
+
+    def few(count, *options):
+        asked.append(count)
+        return shapes(32, *options)
+
+    monkeypatch.setattr("coatnet_mini.train.sources.shapes", few)
+    open_data(Recipe(data="shapes"))
+    open_data(Recipe(data="shapes", train_images=20))
+    assert asked == [10_000, 2_000, 20, 2_000]
+
+
 def test_shapes_held_out_never_overlap():
     for relation in range(len(RELATIONS)):
         train, test = ({tuple(p) for p in positions(relation, split)} for split in SPLITS)
