@@ -240,6 +240,20 @@ def wait_for_step(folder, step, process):
     pytest.fail(f"no step {step}; exit code {process.exitcode}")
 
 
+@pytest.mark.parametrize(
+    ("option", "by"),
+    [
+        ("num_classes=5", "the data"),
+        ("image_size=9", "--image-size"),
+        ("in_channels=2", "--channels"),
+        ("drop_path=x", "--drop-path"),
+    ],
+)
+def test_what_the_command_sets_itself_is_no_option(option, by):
+    with pytest.raises(ValueError, match=f"option '{option}': .* is set by {by}$"):
+        Recipe(options=(option,)).check()
+
+
 @pytest.fixture
 def heeded():
     """A shell's & lets its processes ignore SIGINT, and nohup SIGHUP; not in this test."""

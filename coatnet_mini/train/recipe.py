@@ -184,11 +184,22 @@ class Recipe:
         for option in self.options:
             if "=" not in option:
                 raise ValueError(f"option {option!r} is not of the form name=value")
+            if (name := option.partition("=")[0]) in SET_BY:
+                raise ValueError(f"option {option!r}: {name} is set by {SET_BY[name]}")
 
     def overrides(self) -> dict:
         """The options, read as JSON where they can be: {"head": "tanh", "se_ratio": 0}."""
         pairs = (option.partition("=")[::2] for option in self.options)
         return {name: parsed(value) for name, value in pairs}
+
+
+# What the command gives the network itself, and from where.
+SET_BY = {
+    "num_classes": "the data",
+    "image_size": "--image-size",
+    "in_channels": "--channels",
+    "drop_path": "--drop-path",
+}
 
 
 def parsed(text: str):
