@@ -2,10 +2,10 @@
 
 N mutations are drawn from all that can be made (tools/mutations.py). Each is tried in a copy of
 the tree, in processes with a time limit: against the tests that run its lines, their whole files,
-and the chapters that import its module (strict nbval). A mutation that no
-test can notice, since it changes nothing that is promised, stands in tests/equivalent_mutants.txt
-with the reason. Which test runs which line is measured once for each state of the tree and kept in
-_build/mutants. Nothing is changed in the tree itself.
+and the chapters that import its module (strict nbval). A mutation that no test can notice, since it
+changes nothing that is promised, stands in tests/equivalent_mutants.txt with the reason. Which test
+runs which line is measured once for each state of the tree and kept in _build/mutants. Nothing is
+changed in the tree itself.
 
     python -m tools.mutants [N] [SEED] [module ...]    # modules as attention, cpu/lean
 """
@@ -38,7 +38,7 @@ AT_ONCE = 2
 # They look at the site, the tools and other environments, start processes, or take minutes.
 LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants", "gpu_bench")
 READS_ALL = "tests/test_house.py"  # the sources, and so runs no line of what it judges
-CHAPTER_SECONDS = 90  # at most, on a shared machine
+CHAPTER_SECONDS = 18.0  # about; like a test it may take five times as long
 
 
 # ---- The tree, copied ----------------------------------------------------------------------------
@@ -133,8 +133,8 @@ def test_files(tree: Path) -> list[str]:
 def imports_of(notebook: Path, tree: Path) -> list[str]:
     """The package's files that are loaded once all import lines of a chapter have run."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    nodes = [n for s in sources if "%" not in s for n in ast.walk(ast.parse(s))]
+    code = [c for c in cells if c["cell_type"] == "code" and c["id"] != "setup"]  # which has magics
+    nodes = [n for c in code for n in ast.walk(ast.parse("".join(c["source"])))]
     lines = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
     own = f"n.partition('.')[0] == {PACKAGE!r}"
     tell = f"import sys; print(*(m.__file__ for n, m in sys.modules.items() if {own}), sep='\\n')"
@@ -160,7 +160,8 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
     notebooks = [] if files else sorted((tree / "chapters").glob("[0-9]*.ipynb"))
     files = files or test_files(tree)
     digest = hashlib.sha256(" ".join(files).encode())
-    for path in sorted([*(tree / PACKAGE).rglob("*.py"), *(tree / "tests").rglob("*.py")]):
+    sources = [path for folder in (PACKAGE, "tests") for path in (tree / folder).rglob("*.py")]
+    for path in sorted([*sources, *notebooks]):
         digest.update(f"{path.relative_to(tree)}\0".encode() + path.read_bytes())
     kept = KEPT / f"{digest.hexdigest()[:16]}.json"
     if not kept.is_file():
@@ -176,7 +177,9 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
             sys.exit(f"the tests fail without any mutation: see {log}")
         found = json.loads(kept.with_suffix(".new").read_text())
         found["chapters"] = {f"chapters/{n.name}": imports_of(n, tree) for n in notebooks}
-        kept.write_text(json.dumps(found))
+        found["seconds"] |= dict.fromkeys(found["chapters"], CHAPTER_SECONDS)
+        kept.with_suffix(".new").write_text(json.dumps(found))
+        kept.with_suffix(".new").replace(kept)
     return json.loads(kept.read_text())
 
 
@@ -205,7 +208,6 @@ def attempt(tree: Path, mutation: Mutation, measured: dict) -> str:
         for chosen in (tests, files, chapters):
             names = tuple(chosen)
             expected = sum(s for t, s in measured["seconds"].items() if t.startswith(names))
-            expected += CHAPTER_SECONDS / 5 * len(chosen) * (chosen is chapters)
             status = run_pytest(tree, ["-x", *chosen], 60 + 5 * expected) if chosen else 0
             if status:
                 return "killed"

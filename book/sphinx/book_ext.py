@@ -233,9 +233,8 @@ class FillIn(SphinxPostTransform):
 def link_words(document: nodes.document, find: Callable[[str], Iterable[Place]]) -> None:
     """Put the links that `find` yields in the place of their words, in every paragraph."""
     for paragraph in list(document.findall(nodes.paragraph)):
-        for text in list(paragraph.findall(nodes.Text)):
-            alone = text.parent is None  # so Sphinx leaves the names of some links
-            if alone or is_within(text, NO_LINK_IN) or sets_a_figure(text):
+        for text in texts_of(paragraph, NO_LINK_IN):
+            if sets_a_figure(text):
                 continue
             words, parts, end = text.astext(), [], 0
             for start, stop, link in find(words):
@@ -244,6 +243,13 @@ def link_words(document: nodes.document, find: Callable[[str], Iterable[Place]])
                 end = stop
             if parts:
                 text.parent.replace(text, [*parts, nodes.Text(words[end:])])
+
+
+def texts_of(tree: nodes.Element, without: tuple) -> list[nodes.Text]:
+    """The texts in a tree that stand in no element of the kinds `without`."""
+    # Sphinx leaves the names of some links without a parent.
+    in_place = [text for text in tree.findall(nodes.Text) if text.parent is not None]
+    return [text for text in in_place if not is_within(text, without)]
 
 
 def is_within(node: nodes.Node, kinds: tuple) -> bool:
@@ -320,9 +326,9 @@ class KeepTogether(SphinxPostTransform):
     default_priority = 520
 
     def run(self, **kwargs) -> None:
-        for text in list(self.document.findall(nodes.Text)):
+        for text in texts_of(self.document, (nodes.literal, nodes.FixedTextElement)):
             kept = re.sub(r"(?<=\d) (?=%)", "\N{NO-BREAK SPACE}", text)
-            if kept != text and not is_within(text, (nodes.literal, nodes.FixedTextElement)):
+            if kept != text:
                 text.parent.replace(text, nodes.Text(kept))
 
 

@@ -60,7 +60,7 @@ def draw(ax, view, figure, name: str) -> None:
     if view.kind == "image":
         flat = numbers.ndim == 2
         grey = (numbers - low) / (high - low) if flat else numbers / (255 if high > 1 else 1)
-        plots.picture(ax, grey, title=name, ink=view.ink)
+        plots.picture(ax, grey, ink=view.ink)
     elif view.kind == "heat":
         signed = figure.signed[name]
         drawn = plots.heatmap(ax, numbers, limits=(low, high), signed=signed)
