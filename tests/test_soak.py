@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_commands_hand_the_training_command_what_they_say(tmp_path, monkeypatch)
         return "done"
 
     monkeypatch.setattr(soak, "trial", note)
-    for n in range(400):
+    for n in range(800):
         folder = tmp_path / str(n)
         folder.mkdir()
         outcome, what = soak.commands(random.Random(n), folder)
@@ -181,6 +182,7 @@ def test_commands_hand_the_training_command_what_they_say(tmp_path, monkeypatch)
     assert {"--lr", "--options", "--data", "--image-size"} < set(flags)
     assert set(soak.HOSTILE) | set(soak.HOSTILE_OPTIONS) <= set(flags)
     assert not {"--output", "--resume"} & set(flags)
+    assert ("--steps", "1e300") in pairwise(flags) and soak.LASTS not in pairwise(flags)
 
 
 def test_networks_are_damaged_copies(tmp_path, monkeypatch):
