@@ -13,6 +13,7 @@ changed in the tree itself.
 import ast
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -38,6 +39,8 @@ AT_ONCE = 2
 # They look at the site, the tools and other environments, start processes, or take minutes.
 LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants", "gpu_bench")
 READS_ALL = "tests/test_house.py"  # the sources, and so runs no line of what it judges
+FORKS = multiprocessing.get_context("forkserver")  # has imported what is large, for all mutants
+LARGE = ("torch", "matplotlib.pyplot", "sklearn.datasets", "hypothesis", "nbval.plugin")
 CHAPTER_SECONDS = 18.0  # about; like a test it may take five times as long
 
 
@@ -58,30 +61,30 @@ def copy_tree(target: Path, root: Path = ROOT) -> Path:
     return target
 
 
-def run_pytest(tree: Path, arguments: list[str], seconds: float, **options) -> int | None:
+def run_pytest(tree: Path, arguments: list[str], seconds: float, log: str = os.devnull):
     """pytest's exit status in `tree`, or None if it took longer than `seconds`."""
-    environment = os.environ | {
-        "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}",  # ROOT for the plug-in below
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTEST_ADDOPTS": "",  # those of the run in whose tests this is
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    process = subprocess.Popen(
-        command,
-        cwd=tree,
-        env=environment,
-        start_new_session=True,
-        **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options},
-    )
+    process = FORKS.Process(target=_pytest, args=(tree, arguments, log, dict(os.environ)))
+    process.start()
+    process.join(seconds)
     try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
+        return process.exitcode
     finally:  # with whatever the tests have started
-        if process.poll() is None:
+        if process.exitcode is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.join()
+
+
+def _pytest(tree: Path, arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    os.setsid()
+    for stream in (1, 2):
+        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), stream)
+    os.chdir(tree)
+    sys.path[:0] = [str(tree)]
+    os.environ.update(environment)
+    os.environ["PYTHONPATH"] = f"{tree}{os.pathsep}{ROOT}"  # ROOT for the plug-in below
+    os.environ["PYTEST_ADDOPTS"] = ""  # those of the run in whose tests this is
+    sys.dont_write_bytecode = os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--assert=plain", *arguments]))
 
 
 # ---- Which test runs which line ------------------------------------------------------------------
@@ -136,6 +139,7 @@ def imports_of(notebook: Path, tree: Path) -> list[str]:
     code = [c for c in cells if c["cell_type"] == "code" and c["id"] != "setup"]  # which has magics
     nodes = [n for c in code for n in ast.walk(ast.parse("".join(c["source"])))]
     lines = [ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
+    lines = [line for line in lines if line.split()[1].partition(".")[0] == PACKAGE]
     own = f"n.partition('.')[0] == {PACKAGE!r}"
     tell = f"import sys; print(*(m.__file__ for n, m in sys.modules.items() if {own}), sep='\\n')"
     found = subprocess.run(
@@ -169,9 +173,8 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
         KEPT.mkdir(parents=True, exist_ok=True)
         os.environ["MUTANTS_MAP"] = str(kept.with_suffix(".new"))
         log = KEPT / "unmutated.txt"
-        with log.open("w") as out:
-            arguments = ["-p", "tools.mutants", *files]
-            status = run_pytest(tree, arguments, 7200, stdout=out, stderr=out)
+        log.unlink(missing_ok=True)
+        status = run_pytest(tree, ["-p", "tools.mutants", *files], 7200, str(log))
         del os.environ["MUTANTS_MAP"]
         if status:
             sys.exit(f"the tests fail without any mutation: see {log}")
@@ -270,6 +273,8 @@ def main() -> None:
     modules = [a.removesuffix(".py") for a in sys.argv[1:] if not a.isdigit()]
     count, seed = (int(n) for n in [*numbers, *("200", "1")[len(numbers) :]][:2])
     os.nice(19)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    FORKS.set_forkserver_preload([*LARGE])
     known, everything = equivalents(), candidates(ROOT, modules)
     drawn = random.Random(seed).sample(everything, min(count, len(everything)))
     print(f"{len(drawn)} of {len(everything)} mutations, seed {seed}", flush=True)
