@@ -48,14 +48,15 @@ class Axis:
         raise ValueError(f'"{self.name}" has no option "{text}"; choose from {self.options}')
 
     def position(self, text: str) -> int:
-        numbers = [int(part) if part.strip().isdigit() else -1 for part in text.split(",")]
-        sizes = self.grid if len(numbers) > 1 else (len(self.values),)
-        if len(numbers) != len(sizes) or any(
-            not 0 <= k < n for k, n in zip(numbers, sizes, strict=False)
-        ):
+        parts = text.split(",")
+        try:
+            sizes = self.grid if len(parts) > 1 else (len(self.values),)
+            return int(np.ravel_multi_index([int(part) for part in parts], sizes))
+        except ValueError:
             size = "×".join(map(str, self.grid))
-            raise ValueError(f'"{text}" is no position of "{self.name}", a point on {size} cells')
-        return numbers[0] if len(numbers) == 1 else numbers[0] * self.grid[1] + numbers[1]
+            raise ValueError(
+                f'"{text}" is no position of "{self.name}", a point on {size} cells'
+            ) from None
 
 
 @dataclass(frozen=True)

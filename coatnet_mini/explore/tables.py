@@ -61,10 +61,10 @@ def tabulate(kind: str, values: np.ndarray, cell_dims: int) -> Table:
     values, strides = drop_constant_axes(
         values.reshape(*values.shape[: values.ndim - cell_dims], -1)
     )
-    picture = kind in ("heat", "image") and values.size > LARGE
     if kind == "scatter" or (kind == "scalar" and wide(values)):
         return Table(values.astype(np.float32), strides=strides)
-    levels = 256 if picture or kind == "image" else 10_001
+    picture = kind == "image" or (kind == "heat" and values.size > LARGE)
+    levels = 256 if picture else 10_001
     base, mantissa, decimals = step(values, levels)
     # rounded twice: a number half-way between two steps takes the same one on every machine
     codes = np.rint(np.round(values * 10.0**decimals / mantissa, 3)).astype(np.int64) - base
@@ -101,7 +101,7 @@ def step(values: np.ndarray, levels: int) -> tuple[int, int, int]:
         return int(low), 1, 0
     largest = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * largest else largest  # constant but for rounding
-    decimals = min(300, 3 - Decimal(span).adjusted() + (1 if levels > 256 else 0))
+    decimals = min(300, 4 - Decimal(span).adjusted())
     while True:
         for mantissa in (1, 2, 5) if levels <= 256 else (1,):
             step = mantissa / 10.0**decimals
