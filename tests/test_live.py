@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import zlib
 from collections import Counter
 
 import numpy as np
@@ -14,18 +15,27 @@ from coatnet_mini import inside, load
 from coatnet_mini.checkpoint import find
 from coatnet_mini.explore import MIME
 from coatnet_mini.explore.live import (
+    SILENCE as WAYS,
+)
+from coatnet_mini.explore.live import (
     Reading,
     as_bitmap,
     counts,
     enlarge,
+    live_heads,
     live_network,
+    live_silence,
+    mosaic,
     network_script,
+    row_of,
+    sentence,
     silent_parts,
 )
 from coatnet_mini.explore.scripts import module
-from coatnet_mini.images import digit_images, digits, raw_digits
+from coatnet_mini.images import digit_images, digits, normalize, raw_digits
 from coatnet_mini.inside import branches
 from conftest import difference
+from tests import CHAPTERS
 from tests.browser_scripts import page_with, run
 from tests.drawn_digits import STROKES, drawings, drawn
 from tests.site_server import serve
@@ -33,6 +43,7 @@ from tests.small_book import build
 from tools.live_figure import STORED, bundle, one_of_each
 
 STATES = 20
+STAGES, KINDS = ("S1", "S2", "S2b", "S3"), ("channels", "channels", "heads", "heads")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +75,177 @@ def test_counts_are_enlarged_as_for_training():
     for k, picture in enumerate(images[2::3][:50]):
         assert np.array_equal(enlarge(counts(as_bitmap(picture)), 24), fitted[k])
     assert len(raw) == len(fitted)
+
+
+def test_half_ink_counts_as_ink():
+    drawing = np.zeros((32, 32))
+    drawing[:4, 4:8], drawing[31, 31], drawing[4:8, 0] = 0.5, 1, 0.49
+    found = counts(drawing)
+    assert (found[0, 1], found[7, 7], found.sum()) == (16, 1, 17)
+
+
+def test_a_small_picture_is_enlarged_smoothly():
+    """To any size, from white 0 to black 255; cells of one grey stay that grey."""
+    assert enlarge(np.full((8, 8), 16), 5).tolist() == [[255] * 5] * 5
+    assert enlarge(np.full((8, 8), 8), 8).tolist() == [[128] * 8] * 8
+    step = enlarge(np.tile(np.repeat([0, 16], 4), (8, 1)), 16)[0].astype(int)
+    assert step[0] == 0 and step[-1] == 255 and step[7] + step[8] == 255 and 0 < step[7] < step[8]
+
+
+# ---- what is read from the network ---------------------------------------------------------------
+
+
+def test_a_reading_is_what_the_network_computes_on_the_way(reading):
+    drawing, seen = as_bitmap(one_of_each()[4]), {}
+    handles = [
+        reading.network.stages[stage][0].depthwise.register_forward_hook(
+            lambda layer, z, y, stage=stage: seen.update({f"{stage}.0": y[0].numpy()})
+        )
+        for stage in ("S1", "S2")
+    ]
+    x = normalize(torch.from_numpy(enlarge(counts(drawing), 24)))[None, None]
+    with torch.no_grad():
+        logits = reading.network(x)[0].numpy()
+    for handle in handles:
+        handle.remove()
+    found = reading.of(drawing)
+    assert np.array_equal(found["logits"], logits)
+    assert set(found["responses"]) == set(seen) and reading.grid == (6, 6)
+    assert all(np.array_equal(found["responses"][k], seen[k]) for k in seen)
+    for name, maps in reading.network.attention_maps(x).items():
+        assert np.array_equal(found["attention"][name], maps[0].numpy())
+    assert reading.layers() == (["S2b.0", "S2b.1", "S3.0"], ["S1.0", "S2.0"])
+    assert reading.shared_layers() == ["S2b.0", "S2b.1"]
+
+
+def test_one_drawing_is_remembered_and_hooks_are_taken_off(reading):
+    """A figure asks for each of its views; the network runs once for each drawing."""
+    calls = []
+    handle = reading.network.register_forward_pre_hook(lambda network, x: calls.append(1))
+    one, other = (as_bitmap(p) for p in one_of_each()[:2])
+    first = reading.of(one)
+    before = len(calls)
+    assert reading.of(one.copy()) is first and len(calls) == before
+    assert reading.of(other) is not first and len(calls) > before
+    handle.remove()
+    assert not any(m._forward_hooks for m in reading.network.modules())
+
+
+def test_a_row_of_weights_lies_on_the_first_grid():
+    rng = np.random.default_rng(0)
+    fine, coarse, grid = rng.random((2, 36, 36)), rng.random((2, 9, 9)), (6, 6)
+    for i in range(36):
+        assert np.array_equal(row_of(fine, i, 2, grid), fine[1, i].reshape(6, 6))
+        assert np.allclose(row_of(fine, i, 0, grid), (fine[0, i] + fine[1, i]).reshape(6, 6) / 2)
+        found = row_of(coarse, i, 1, grid)
+        own = i // 6 // 2 * 3 + i % 6 // 2  # the position of 2×2 cells that holds cell i
+        for j in range(36):
+            assert found[j // 6, j % 6] == coarse[0, own, j // 6 // 2 * 3 + j % 6 // 2]
+
+
+def test_a_mosaic_has_its_channels_side_by_side_row_by_row():
+    responses = np.random.default_rng(0).random((20, 12, 16))
+    chosen = np.arange(3, 15)
+    found = mosaic(responses, chosen)
+    assert found.shape == (48, 48)
+    for tile, channel in enumerate(chosen):
+        row, column = divmod(tile, 3)
+        own = found[12 * row : 12 * row + 12, 16 * column : 16 * column + 16]
+        assert np.array_equal(own, responses[channel])
+
+
+def test_the_channels_shown_are_those_that_respond_most(reading):
+    bitmaps = [as_bitmap(p) for p in one_of_each()]
+    reading.choose_channels(bitmaps)
+    for block, count in (("S1.0", 16), ("S2.0", 64)):
+        all_of_them = np.stack([reading.of(b)["responses"][block] for b in bitmaps])
+        strength = np.abs(all_of_them).mean((0, 2, 3))
+        chosen = reading.channels[block]
+        assert list(chosen) == sorted(set(chosen)) and len(chosen) == count
+        left = np.delete(strength, chosen)
+        assert strength[chosen].min() >= left.max()
+
+
+def test_the_shares_around_i_are_those_of_its_neighbours(reading):
+    drawing = as_bitmap(one_of_each()[6])
+    for i, neighbours in ((0, (0, 1, 6, 7)), (14, (7, 8, 9, 13, 14, 15, 19, 20, 21))):
+        views = reading.one_head(drawing, i, "S2b.1", 1, 5)
+        for share, weights in (("nearBefore", "before"), ("nearAfter", "after")):
+            expected = 100 * sum(views[weights].values.ravel()[j] for j in neighbours)
+            assert views[share].values == pytest.approx(expected)
+
+
+# ---- the three figures ---------------------------------------------------------------------------
+
+
+def test_every_setting_of_the_live_network_is_followed(figures, reading):
+    figure, digit = figures[False], as_bitmap(one_of_each()[7])
+    reading.choose_channels([as_bitmap(p) for p in one_of_each()])
+    set_to = {"i": 20, "layer": "S3.0", "head": "head 2", "block": "S2.0"}
+    made = reading.views(digit, 20, "S3.0", 2, "S2.0")
+    shown = {"where position i looks": "attention", "depthwise responses": "responses"}
+    shown["what it reads"] = "probabilities"
+    for title, key in shown.items():
+        assert np.allclose(figure.numbers(title, drawing=digit, **set_to), made[key])
+    assert made["probabilities"].sum() == pytest.approx(1)
+    assert "depthwise responses" not in figures[True].views
+    start = reading.views(as_bitmap(one_of_each()[3]), 3 * 6 + 2, "S2b.1", 0, "S1.0")
+    for figure in figures.values():
+        for title in shown.keys() & figure.views.keys():
+            assert np.allclose(figure.numbers(title), start[shown[title]])
+
+
+def test_each_head_has_its_name_and_its_table(reading):
+    figure = live_heads(reading.network, one_of_each())
+    digit = as_bitmap(one_of_each()[5])
+    for name, layer, head in (("1·2", "S2b.0", 1), ("2·1", "S2b.1", 0), ("2·3", "S2b.1", 2)):
+        made = reading.one_head(digit, 9, layer, head, 20)
+        for title, key in (("table, from i", "bias"), ("near i, with the table, %", "nearAfter")):
+            found = figure.numbers(title, drawing=digit, i=9, head=name, times=20)
+            assert np.array_equal(found, made[key].values)
+
+
+def test_what_is_left_out_is_what_the_controls_say(reading):
+    parts = {"some": GROUPS[0], "heads": GROUPS[2]}
+    figure = live_silence(reading.network, one_of_each(), parts, inside)
+    all_of_them, digit = branches(reading.network), as_bitmap(one_of_each()[5])
+    for how, words in enumerate(WAYS):
+        silent = silent_parts(all_of_them, GROUPS[2], 1, how)
+        made = reading.without(inside, digit, silent, "S2b.1", 0)
+        given = {"drawing": digit, "of": "heads", "part": 2, "silence": words}
+        for title, key in (("what the part adds", "adds"), ("change of the scores", "change")):
+            assert np.array_equal(figure.numbers(title, **given), made[key].values)
+
+
+def test_left_out_is_nothing_a_part_all_of_them_or_their_stages(reading):
+    own, found = [("S2b.0", 2), ("S2b.1", 0), ("S2b.0", 1)], branches(reading.network)
+    assert silent_parts(found, own, 1, 0) == {}
+    assert silent_parts(found, own, 1, 1) == {"S2b.1": [0]}
+    assert silent_parts(found, own, 1, 2) == {"S2b.0": [2, 1], "S2b.1": [0]}
+    assert silent_parts(found, own, 1, 3) == {"S2b.0": [0, 1, 2], "S2b.1": [0, 1, 2]}
+    drawing, heads = as_bitmap(one_of_each()[0]), reading.of(as_bitmap(one_of_each()[0]))
+    views = reading.without(inside, drawing, {"S2b.1": [0]}, "S2b.1", 0)
+    with torch.no_grad(), inside.silenced(reading.network, {"S2b.1": [0]}):
+        left = reading.network(reading.input(drawing))[0].numpy()
+    assert np.allclose(views["change"].values, left - heads["logits"], atol=1e-5)
+    read = heads["logits"].argmax()
+    for key, logits in (("before", heads["logits"]), ("after", left)):
+        share = torch.from_numpy(logits).softmax(-1)[read]
+        assert views[key].values == pytest.approx(100 * share.item(), rel=1e-5)
+    assert np.allclose(views["probabilities"].values, torch.from_numpy(left).softmax(-1))
+    made = inside.added(reading.network, reading.input(drawing))["S2b.1"][0, 0]
+    assert np.array_equal(
+        views["adds"].values, made.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    )
+
+
+def test_the_caption_quotes_what_was_measured():
+    results = {"train_images": 1198, "accuracy": 0.9866, "test_images": 599}
+    assert sentence({"results": results}) == (
+        "Draw a digit, or pick one; then point at the second picture. The network has seen 1,198 "
+        "digits that fill their picture, and reads 99% of 599 others. So draw large: at half the "
+        "height it reads most digits wrong."
+    )
 
 
 # ---- the twin --------------------------------------------------------------------------------
@@ -273,15 +455,50 @@ def test_a_notebook_stores_the_networks_name_and_no_weights(figures):
         assert len(figure.network["safetensors"]) > 1_000_000  # which a kernel sends
 
 
-def test_the_front_pages_figure_is_fresh():
-    stored = json.loads(STORED.read_text())
-    fresh = bundle()
+def assert_fresh(stored: dict, fresh: dict) -> None:
+    """All that a notebook keeps of a figure is what the package makes now."""
     assert not difference(stored[MIME], fresh[MIME])
     assert stored["text/plain"] == fresh["text/plain"]
     old, new = (json.loads(text[MIME]) for text in (stored, fresh))
-    assert {k: v for k, v in old.items() if k not in ("data", "views")} == {
-        k: v for k, v in new.items() if k not in ("data", "views")
-    }
+    for spec in (old, new):
+        del spec["data"]  # compared above, with the limits
+        spec["views"] = [{k: v for k, v in view.items() if k != "limits"} for view in spec["views"]]
+    assert old == new
+
+
+def test_the_front_pages_figure_is_fresh():
+    assert_fresh(json.loads(STORED.read_text()), bundle())
+
+
+def stored_in(chapter: int, cell: str) -> dict:
+    """What a cell of a chapter stores of its figure."""
+    (path,) = (path for path in CHAPTERS if path.name.startswith(f"{chapter:02}"))
+    (found,) = (c for c in json.loads(path.read_text("utf-8"))["cells"] if c["id"] == cell)
+    (data,) = (o["data"] for o in found["outputs"] if MIME in o.get("data", {}))
+    return {mime: "".join(text) for mime, text in data.items()}
+
+
+def made_of(figure) -> dict:
+    return {MIME: figure.spec, "text/plain": repr(figure)}
+
+
+def test_the_chapters_figures_are_fresh(reading):
+    images, labels = digits()
+    ten = torch.stack([images[labels == k][0] for k in range(10)])
+    assert_fresh(stored_in(8, "ch08-explore"), made_of(live_heads(reading.network, ten)))
+    assert_fresh(stored_in(15, "ch15-live"), made_of(live_network(reading.network, ten)))
+    stored = stored_in(15, "ch15-silence")
+    given = json.loads(stored[MIME])["twin"]["given"]
+    raw = zlib.decompress(base64.b64decode(json.loads(stored[MIME])["data"]))
+    layers, units = (
+        np.frombuffer(raw, "<f4", 24, given[name]["table"]["offset"]).astype(int)
+        for name in ("layers", "units")
+    )
+    names = list(branches(reading.network))
+    all_parts = [(names[k], int(unit)) for k, unit in zip(layers, units, strict=True)]
+    of = [f"{what} of {stage}" for stage, what in zip(STAGES, KINDS, strict=True)]
+    parts = {group: all_parts[6 * n : 6 * n + 6] for n, group in enumerate(of)}
+    assert_fresh(stored, made_of(live_silence(reading.network, ten, parts, inside)))
 
 
 # ---- honest ----------------------------------------------------------------------------------
