@@ -1,14 +1,23 @@
 """The still picture of a figure: what matplotlib is asked to draw of its start state."""
 
+import base64
+import io
+import json
+import re
+
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 
 from coatnet_mini import plots
 from coatnet_mini.explore import axis, bars, explore, heat, image, line, point, scalar
 from coatnet_mini.explore.still import lines, notes, still_png
 from coatnet_mini.explore.views import scatter
+from tests import CHAPTERS, ROOT
+from tests.chapter_cells import run
 
 EYE = np.eye(3, 4)
 
@@ -153,3 +162,31 @@ def test_notes_are_wrapped_between_them():
     assert lines(["a" * 40, "b" * 41]) == ["a" * 40 + "   " + "b" * 41]
     assert lines(["a" * 40, "b" * 42]) == ["a" * 40, "b" * 42]
     assert lines(["a" * 100]) == ["a" * 100]
+
+
+# ---- What chapters store -------------------------------------------------------------------------
+
+PINNED = re.search(r"matplotlib==([\d.]+)", (ROOT / "requirements.txt").read_text("utf-8"))[1]
+SHOWN = {  # cell: what is seen there
+    "ch01-explore": "bars, and a map with a row outlined",
+    "ch03-roof": "a picture with a pixel outlined",
+    "ch04-mend": "a hatched map",
+    "ch09-cost": "curves with a line at the mark",
+    "ch18-budget": "points and their front",
+}
+
+
+@pytest.mark.skipif(mpl.__version__ != PINNED, reason="another matplotlib draws other pixels")
+@pytest.mark.parametrize("cell", SHOWN)
+def test_the_stored_still_is_the_one_that_is_drawn(cell):
+    """nbval compares no pictures; a few pixels may differ, for numbers that round otherwise."""
+    (path,) = (path for path in CHAPTERS if path.name.startswith(cell[2:4]))
+    cells = {c["id"]: c for c in json.loads(path.read_text("utf-8"))["cells"]}
+    (stored,) = (o["data"]["image/png"] for o in cells[cell]["outputs"])
+    *_, (_, ran) = run(path, {cell})
+    ((figure, _),) = ran.made
+    one, other = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+        for png in (base64.b64decode(stored), still_png(figure))
+    )
+    assert one.shape == other.shape and (np.abs(one - other).max(-1) > 16).sum() <= 20
