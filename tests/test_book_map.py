@@ -108,6 +108,25 @@ def test_lit_parts_say_so_in_words(number, clean):
         assert [item for item in items if item.get("class") == ["book-map-here"]] == marked
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_stored_map_is_the_one_that_is_drawn(path):
+    """Word for word, with its drawing and its style."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and "you_are_here(" in cell.source.splitlines()[-1:][0]:
+            (shown,) = (output.data for output in cell.outputs)
+            made = you_are_here(int(path.stem[:2]))
+            assert shown["text/html"] == made._repr_html_()
+            assert shown["text/plain"] == repr(made)
+
+
+def test_the_map_of_no_chapter_lights_nothing():
+    words = repr(you_are_here()).splitlines()
+    assert words[0] == "CoAtNet-0, for 224×224 pixels; [n] is the chapter."
+    assert [line[:2] for line in words[1:]] == ["  "] * len(PARTS)
+    nav = soup().nav
+    assert "data-chapter" not in nav.attrs and not nav.select(".book-map-here")
+
+
 def test_drawn_slabs_shrink_in_positions_and_grow_in_channels():
     fronts = [float(rect["width"]) for rect in soup().select("svg rect")]
     assert fronts == sorted(fronts, reverse=True) and len(set(fronts)) == 5
@@ -158,8 +177,10 @@ def installed(monkeypatch, record):
     monkeypatch.setattr(book_map, "distribution", lambda name: found)
 
 
-def test_in_colab_the_links_lead_to_the_home_it_was_installed_from(monkeypatch):
-    installed(monkeypatch, json.dumps({"url": "https://github.com/ada/engine", "vcs_info": {}}))
+@pytest.mark.parametrize("suffix", ["", ".git"])
+def test_in_colab_the_links_lead_to_the_home_it_was_installed_from(monkeypatch, suffix):
+    url = f"https://github.com/ada/engine{suffix}"
+    installed(monkeypatch, json.dumps({"url": url, "vcs_info": {}}))
     home = "https://colab.research.google.com/github/ada/engine/blob/main/chapters"
     assert f"{home}/06_relative_bias.ipynb" in links(you_are_here(5)._repr_html_())
 

@@ -1,5 +1,7 @@
 """Guess, then see: what is asked, what is shown and when, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 
 from coatnet_mini.explore import guess
+from coatnet_mini.explore.guess import STYLE
 from tests.sanitised import sanitised
 
 OPTIONS = ["blur", "attention", "both"]
@@ -38,6 +41,43 @@ def test_each_option_unfolds_its_verdict_and_the_reason(clean):
         "both": "✓ Right. 26.7 dB & 3 < 4",
         "Show me": "The answer: both. 26.7 dB & 3 < 4",
     }
+
+
+def test_what_a_notebook_stores():
+    """All of it: what each option unfolds, and that text is escaped."""
+    given = {"because": 'x<sub>i</sub> & "y" < 3', "wrong": {"a<b": "No <i>a</i>."}}
+    text = guess('Which <b>one</b>, "a"?', ["a<b", 2], answer=1, **given)._repr_html_()
+    style = text[text.index("<style>") : text.index("</style>")]
+    name = re.search(r'name="(guess-[0-9a-f]{8})"', text)[1]
+    why = 'x<sub>i</sub> &amp; "y" &lt; 3'
+    found = f"The answer: <b>2</b>. {why}"
+    assert style[len("<style>") :] == STYLE and ".cm-guess details[open]" in STYLE
+    assert text.replace(style, "<style>").replace(name, "NAME") == (
+        '<div class="cm-guess" role="group" aria-label="Guess, then see"><style></style>\n'
+        '<p><b>Guess.</b> Which <b>one</b>, "a"?</p>\n'
+        '<details name="NAME"><summary>a&lt;b</summary>'
+        f"<p><b>✗ Not this one.</b> No <i>a</i>. {found}</p></details>\n"
+        f'<details name="NAME"><summary>2</summary><p><b>✓ Right.</b> {why}</p></details>\n'
+        '<details name="NAME" class="cm-guess-show"><summary>Show me</summary>'
+        f"<p>{found}</p></details>\n"
+        "</div>"
+    )
+
+
+@pytest.mark.parametrize("tag", ["b", "i", "em", "strong", "code", "sub", "sup"])
+def test_each_of_seven_tags_stays_and_has_to_be_closed(tag):
+    text = f"a <{tag}>few</{tag}> words"
+    assert f" {text}</p>" in ask(because=text)._repr_html_()
+    assert repr(ask(because=text)).endswith(". a few words")
+    with pytest.raises(ValueError, match=f"<{tag}> is not closed"):
+        ask(because=f"a <{tag}>few words")
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_any_option_may_be_right(count):
+    for place in range(count):
+        asked = guess("Which?", list("abcd")[:count], answer=place, because="So.")
+        assert asked.answer == "abcd"[place] and not asked.wrong
 
 
 def test_nothing_tells_the_answer_before_the_choice():

@@ -1,13 +1,16 @@
 """What is measured inside a network is what the words say."""
 
+import math
 from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from coatnet_mini import load
 from coatnet_mini.images import digit_images, normalize
 from coatnet_mini.inside import (
+    TEMPLATES,
     added,
     branches,
     distances,
@@ -32,6 +35,8 @@ def images():
 def test_distances_are_those_of_the_grid():
     far = distances(3, 4)
     assert far[0, 11] == pytest.approx(13**0.5)  # two rows and three columns
+    for i, j in product(range(12), repeat=2):
+        assert far[i, j] == pytest.approx(math.dist(divmod(i, 4), divmod(j, 4)))
     assert torch.equal(far, far.T) and not far.diagonal().any()
 
 
@@ -109,6 +114,23 @@ def test_kernels_are_sums_of_the_templates():
     assert shares.argmax(1).tolist() == [0, 1, 1, 3]
 
 
+def test_each_template_is_of_one_family():
+    """Nine templates, the products of a mean, a slope and a bend down and across."""
+    steps = [torch.tensor(step) for step in ([1.0, 1, 1], [-1.0, 0, 1], [1.0, -2, 1])]
+    families = {
+        "blur": [(0, 0)],
+        "edge": [(0, 1), (1, 0)],
+        "line": [(0, 2), (2, 0), (1, 1)],
+        "spot": [(1, 2), (2, 1), (2, 2)],
+    }
+    assert list(TEMPLATES) == list(families)
+    for n, own in enumerate(families.values()):
+        kernels = torch.stack([torch.outer(steps[r], steps[c]) for r, c in own])[:, None]
+        assert torch.allclose(explained(kernels)[:, n], torch.ones(len(own)).double())
+    mixed = torch.outer(steps[0], steps[0]) / 3 + 2 * torch.outer(steps[1], steps[1]) / 2
+    assert explained(mixed[None, None])[0].tolist() == pytest.approx([0.2, 0, 0.8, 0])
+
+
 def test_random_kernels_have_shares_of_1_2_3_and_3_ninths():
     torch.manual_seed(0)
     shares = explained(torch.randn(20_000, 1, 3, 3)).mean(0)
@@ -133,6 +155,25 @@ def test_occlusion_is_the_fall_for_each_patch():
         logs = [network(x).log_softmax(1)[0, labels[b]] for x in (images[b : b + 1], covered)]
         assert found[b, row, column] == pytest.approx((logs[0] - logs[1]).item(), abs=1e-5)
     assert not occlusion(network, torch.full((1, 1, 6, 8), -1.0), labels[:1], 2).any()
+
+
+def test_occlusion_covers_with_the_paper_it_is_told_in_any_number():
+    """More patches than are tried at once; where there is paper already, none is tried."""
+    images, tried = torch.full((2, 1, 9, 27), 0.5), []
+    images[1, :, 3:6, 24:] = 0  # the last patch of the second row
+
+    def network(x):
+        tried.append(len(x))
+        return torch.stack([torch.zeros(len(x)), x.sum((1, 2, 3))], 1)
+
+    found = occlusion(network, images, torch.tensor([1, 1]), 3, paper=0.0)
+    assert found.shape == (2, 3, 9) and found[1, 1, 8] == 0
+    full = images.sum((1, 2, 3))
+    fall = F.logsigmoid(full) - F.logsigmoid(full - 9 * 0.5)
+    for b in range(2):
+        others = found[b].flatten()[found[b].flatten() != 0]
+        assert torch.allclose(others, fall[b].expand_as(others), atol=1e-6)
+    assert sum(tried) == 2 + 53
 
 
 def test_the_study_measures_what_it_names():

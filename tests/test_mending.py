@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from coatnet_mini.images import photograph
 from coatnet_mini.mending import (
     box_blur,
     distance_bias,
@@ -36,6 +37,42 @@ def test_the_roof_is_the_roof(roof):
     assert (noisy - clean).std().item() == pytest.approx(0.15, abs=0.01)
     assert torch.equal(noisy_roof(seed=0)[1], noisy)
     assert not torch.equal(noisy_roof(seed=1)[1], noisy)
+
+
+def test_the_roof_is_means_of_nine_pixels_and_its_noise_is_drawn_by_seed(roof):
+    clean, noisy = roof
+    grey = photograph("china").mean(0)
+    for row, column in ((0, 0), (5, 17), (31, 31)):
+        y, x = 60 + 3 * row, 280 + 3 * column
+        assert clean[row, column] == pytest.approx(grey[y : y + 3, x : x + 3].mean().item())
+    noise = torch.randn(GRID, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(noisy - clean, 0.15 * noise, atol=1e-6)
+    assert torch.equal(noisy_roof(noise=0)[1], clean)
+    assert torch.allclose(noisy_roof(noise=0.3)[1] - clean, 0.3 * noise, atol=1e-6)
+
+
+def test_decibels_are_of_the_mean_square():
+    x = torch.tensor([[0.0, 0.2], [0.0, 0.0]])
+    assert psnr(x, torch.zeros(2, 2)) == pytest.approx(20, abs=1e-4)  # the mean of squares is 0.01
+    assert psnr(x + 0.5, x) == pytest.approx(-10 * math.log10(0.25), abs=1e-4)
+
+
+def test_shuffled_place_i_holds_pixel_order_i():
+    x, order = torch.tensor([[1.0, 2, 3], [4, 5, 6]]), torch.tensor([2, 0, 1, 5, 3, 4])
+    assert shuffle(x, order).tolist() == [[3, 1, 2], [6, 4, 5]]
+    assert unshuffle(shuffle(x, order), order).tolist() == x.tolist()
+    assert sorted(random_order(50).tolist()) == list(range(50))
+
+
+def test_sizes_unless_said_and_the_least():
+    assert patches(torch.ones(3, 3)).shape == (9, 25)
+    assert torch.equal(box_blur((4, 5)), box_blur((4, 5), 3))
+    assert torch.equal(box_blur((3, 3), 1), torch.eye(9))
+    for size in (0, -1, 2):
+        with pytest.raises(ValueError, match="odd size, 1 or more"):
+            patches(torch.ones(3, 3), size)
+        with pytest.raises(ValueError, match="odd size, 1 or more"):
+            box_blur((3, 3), size)
 
 
 def test_near_helps_likeness_helps_more_and_both_help_most(roof):

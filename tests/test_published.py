@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from coatnet_mini.published import KINDS, REGIMES, counted, front, rows
+from tests.helpers import count, on_meta
 
 
 def find(name):
@@ -94,6 +95,37 @@ def test_slips_are_flagged():
     }
     assert "87.9" in find("CoAtNet-3 384 21K").slip
     assert "slip: " in find("CoAtNet-6 512 JFT").said
+
+
+def test_a_row_in_words():
+    """Its name, what was seen first, and where it is from."""
+    told = {row.name: (row.regime, row.said) for row in rows()}
+    assert told["CoAtNet-0 224"] == (
+        "1K alone",
+        "CoAtNet, Tables 4 and 13; operations: CoAtNet's",
+    )
+    assert told["CoAtNet-3† 512 JFT"] == (
+        "JFT first",
+        "CoAtNet, Table 5; operations: CoAtNet's; cost as of the row at 384: one pre-training",
+    )
+    assert told["CoAtNet-2 224 21K"] == (
+        "21K first",
+        "CoAtNet, Table 4; operations: CoAtNet's; slip: Table 4 prints here what it prints at "
+        "384; Table 14 has no such row",
+    )
+    assert told["CeiT-T 384"] == ("1K alone", "CeiT, results; operations: without attention")
+    assert told["timm 2_rw 224 12K"][0] == "21K first"
+
+
+def test_a_count_is_of_the_row_with_the_head_that_is_named():
+    row = find("CoAtNet-0† 224")
+    for found, head in ((counted(row), "tanh"), (counted(row, "linear"), "linear")):
+        network = on_meta("coatnet_0", head=head, downsample="depthwise")
+        assert found[0] == count(network) / 1e6
+    parameters, multiply_adds, of_attention = counted(find("DeiT-T 224"))
+    assert 0 < of_attention < multiply_adds
+    assert of_attention == pytest.approx(12 * 2 * 197**2 * 192 / 1e9)  # q·k and A·v in 12 blocks
+    assert parameters == pytest.approx(5.717416)
 
 
 NETWORKS = {(r.member, r.resolution, r.downsample, r.operations): r for r in rows() if r.member}
