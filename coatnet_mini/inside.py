@@ -33,7 +33,7 @@ def distances(H: int, W: int) -> Tensor:
 
 def half_distance(weights: Tensor, H: int, W: int) -> Tensor:
     """The least r within which at least half of a row's weight lies: (..., N, N) → (..., N)."""
-    far, order = distances(H, W).sort(dim=-1, stable=True)
+    far, order = distances(H, W).sort(dim=-1)
     within = weights.double().gather(-1, order.expand(weights.shape)).cumsum(-1)
     half = within[..., -1:] / 2
     first = (within < half - 1e-6).sum(-1, keepdim=True)  # the tolerance is for rounded sums

@@ -140,3 +140,10 @@ def test_the_site_needs_no_torch():
 
 def test_a_title_names_its_figure_in_links():
     assert slug("  Softmax: the temperature τ, <b>1</b> ") == "softmax-the-temperature-τ-b-1-b"
+
+
+def test_all_that_is_offered_is_there():
+    offered = {}
+    exec("from coatnet_mini.explore import *", offered)
+    for name in ("explore", "guess", "axis", "point", "paint", "drag", "scatter", "View", "MIME"):
+        assert name in offered

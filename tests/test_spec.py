@@ -264,6 +264,7 @@ def test_a_page_is_told_all_that_a_twin_is_given():
         "shown": {"noisy": "your picture", "own_weights": "w"},
     }
     assert told(shown)["views"][2]["over"] == "your picture"
+    assert all(view["table"]["strides"] == [0, 0, 0] for view in told(shown)["views"])
 
 
 def test_pens_are_black_and_white_and_three_pixels_wide_unless_said():
@@ -372,3 +373,11 @@ def test_a_figure_that_computes_refuses_in_one_line(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
     assert "\n" not in str(error.value)
+
+
+def test_a_notebook_keeps_the_browser_in_step():
+    """What both sides hold; the rest of a widget stays in Python."""
+    plain = explore(lambda t: {"v": 1.0}, "t", t=[1, 2])
+    assert {"spec", "state"} <= set(plain.trait_names(sync=True))
+    both = {"spec", "state", "edits", "network"}
+    assert both <= set(computing().trait_names(sync=True))

@@ -64,8 +64,7 @@ def tabulate(kind: str, values: np.ndarray, cell_dims: int) -> Table:
     if kind == "scatter" or (kind == "scalar" and wide(values)):
         return Table(values.astype(np.float32), strides=strides)
     picture = kind == "image" or (kind == "heat" and values.size > LARGE)
-    levels = 256 if picture else 10_001
-    base, mantissa, decimals = step(values, levels)
+    base, mantissa, decimals = step(values, picture)
     # rounded twice: a number half-way between two steps takes the same one on every machine
     codes = np.rint(np.round(values * 10.0**decimals / mantissa, 3)).astype(np.int64) - base
     dtype = np.uint8 if codes.max() < 256 else np.uint16
@@ -94,16 +93,17 @@ def whole(values: np.ndarray) -> bool:
     return bool(np.all(values == np.rint(values))) and values.max() - values.min() < 2**16
 
 
-def step(values: np.ndarray, levels: int) -> tuple[int, int, int]:
-    """(base, mantissa, decimals) of the finest step m / 10**decimals within `levels` levels."""
+def step(values: np.ndarray, picture: bool) -> tuple[int, int, int]:
+    """(base, mantissa, decimals) of the finest step m / 10**decimals within its levels."""
+    levels = 256 if picture else 10_001
     low, high = float(values.min()), float(values.max())
-    if whole(values) and (levels > 256 or high - low < 256):
+    if whole(values) and (not picture or high - low < levels):
         return int(low), 1, 0
     largest = max(abs(low), abs(high))
     span = high - low if high - low > 1e-9 * largest else largest  # constant but for rounding
     decimals = min(300, 4 - Decimal(span).adjusted())
     while True:
-        for mantissa in (1, 2, 5) if levels <= 256 else (1,):
+        for mantissa in (1, 2, 5) if picture else (1,):
             step = mantissa / 10.0**decimals
             base = round(round(low / step, 3))
             if round(round(high / step, 3)) - base < levels:

@@ -223,8 +223,8 @@ def reach(views: list[View], edited: Mapping[str, Edit]) -> np.ndarray:
     """All numbers that a view's limits are to serve, to three digits of the largest."""
     numbers = np.stack([v.values for v in views])
     if edit := edited.get(views[0].edit or ""):
-        ends = [np.full_like(numbers[:1], end) for end in (edit.low, edit.high)]
-        numbers = np.concatenate([numbers, *ends])
+        ends = [np.full(numbers.shape[1:], end) for end in (edit.low, edit.high)]
+        numbers = np.concatenate([numbers, ends])
     largest = np.abs(numbers).max()
     return numbers.round(2 - int(np.floor(np.log10(largest)))) if largest else numbers
 
