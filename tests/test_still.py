@@ -81,6 +81,24 @@ def test_ink_is_dark_and_the_marked_cell_is_outlined(still):
     assert (frame.get_width(), frame.get_height()) == (1, 1)
 
 
+def test_a_picture_runs_from_its_least_to_its_largest_and_colours_as_they_are(drawn):
+    colour = np.random.default_rng(0).integers(0, 256, (2, 2, 3))
+    colour[0, 0] = 0, 255, 2
+
+    def pictures(k):
+        return {
+            "grey": image([[2.0, 3.0], [6.0, 4.0]]),
+            "bytes": image(colour),
+            "shares": image(colour / 255),
+        }
+
+    still = drawn(explore(pictures, "Pictures", k=[0]))
+    assert titled(still, "grey").images[0].get_array().tolist() == [[0, 0.25], [1, 0.5]]
+    for title in ("bytes", "shares"):
+        (picture,) = titled(still, title).images
+        assert np.allclose(picture.get_array(), colour / 255, atol=1 / 255)
+
+
 @pytest.mark.parametrize(
     ("mark", "box"), [("row", (-0.5, 1.5, 4, 1)), ("column", (1.5, -0.5, 1, 3))]
 )

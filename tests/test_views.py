@@ -744,3 +744,5 @@ def test_hatched_cells_are_left_out_of_what_is_said():
     assert shown.compared("v", k=2).tolist() == [[0, 0], [0, 0]]  # nothing is compared
     plain = explore(lambda k: {"v": heat(np.eye(2))}, "x", k=[0])
     assert plain.hatched("v") is None and plain.compared("v").tolist() == np.eye(2).tolist()
+    colour = explore(lambda k: {"v": image(np.ones((2, 2, 3)), hatched=np.eye(2))}, "x", k=[0])
+    assert colour.hatched("v").tolist() == [[True, False], [False, True]]
