@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import html
-import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,13 +115,9 @@ def label_of(answer: Any, labels: tuple[str, ...]) -> str:
     answer = answer.item() if hasattr(answer, "item") else answer  # of torch, of NumPy
     if str(answer) in labels:
         return str(answer)
-    try:
-        place = -1 if isinstance(answer, bool) else operator.index(answer)
-    except TypeError:
-        place = -1
-    if not 0 <= place < len(labels):
+    if type(answer) is not int or not 0 <= answer < len(labels):
         raise ValueError(f"answer is {answer!r}; choose one of {', '.join(labels)}, or its place")
-    return labels[place]
+    return labels[answer]
 
 
 def check_text(text: str) -> None:
