@@ -20,11 +20,13 @@ from coatnet_mini.exercises.ch17 import SUSPICIONS, guilty, suspect
 OF_A_BIAS = {"per head", "per layer", "offsets", "gradient"}
 
 
-def small(change=None, **options):
+def small(*changes, **options):
+    """What makes the small network for an image size, changed."""
+
     def make(size):
         torch.manual_seed(0)
         net = CoAtNet(replace(SMALL, image_size=size, **options))
-        if change is not None:
+        for change in changes:
             change(net)
         return net
 

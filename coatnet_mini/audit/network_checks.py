@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import torch
 
-from coatnet_mini.audit.anatomy import replay
+from coatnet_mini.audit.anatomy import gap, replay
 from coatnet_mini.audit.report import FAILED, PASSED, UNKNOWN
 from coatnet_mini.audit.subject import REFUSALS, Subject
 from coatnet_mini.audit.tape import play
@@ -122,8 +122,8 @@ def head(s: Subject):
     a = s.anatomy
     if a.out.ndim != 2:
         return FAILED, f"no classifier: the output has the shape {tuple(a.out.shape)}"
-    last = max((e.place for e in a.matrices if e.positions > 1), default=-1)
-    after = [e for e in a.matrices if e.place > last and e.is_linear]
+    last = takewhile(lambda e: e.positions == 1, reversed(a.matrices))
+    after = [e for e in last if e.is_linear]
     words = {0: "no matrix", 1: "one matrix"}.get(len(after), f"{len(after)} matrices")
     return verdict(len(after) == 1, f"{words} after the last grid")
 
@@ -146,8 +146,7 @@ def shapes(s: Subject):
             return FAILED, f"{other[0]}×{other[1]}: 2 images in, {tuple(out.shape)} out"
         found.append(f"{other[0]}×{other[1]} kept")
     alone = s.anatomy.output(s.images[:1])
-    gap = (alone - s.anatomy.out[:1]).abs().max() / s.anatomy.out.abs().max()
-    if gap > 1e-4:
+    if gap(s.anatomy.out[:1], alone):
         return FAILED, "an image's answer depends on the others in its batch"
     return PASSED, ", ".join(found)
 
@@ -156,9 +155,9 @@ def same_twice(s: Subject):
     a = s.anatomy
     with torch.no_grad():
         one, two = (play(a.model, a.state, s.images)[1] for _ in range(2))
-    gap = ((one - two).abs().max() / one.abs().max()).item()
-    words = "the same twice" if gap < 1e-6 else f"two runs in evaluation mode differ by {gap:.0%}"
-    return verdict(gap < 1e-6, words)
+    off = gap(one, two)
+    words = f"two runs in evaluation mode differ by {off:.0%}" if off else "the same twice"
+    return verdict(not off, words)
 
 
 def listed(words) -> str:

@@ -58,9 +58,9 @@ class Subject:
 
     @cached_property
     def images(self) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator()  # every new one gives the same numbers
         shape = (2, self.like.in_channels, *self.size)
-        like = next(self.model.parameters(), torch.empty(0))
+        like = next(self.model.parameters(), torch.empty([]))
         return torch.randn(shape, generator=generator).to(like)
 
     @cached_property
