@@ -17,7 +17,7 @@ from coatnet_mini.audit.subject import Subject
 from coatnet_mini.blocks import MLP, MBConv, TransformerBlock, as_grid, as_tokens
 from coatnet_mini.coatnet import CoAtNet, Stage
 from coatnet_mini.probes import evaluating
-from tests.test_audit import Foreign, small
+from tests.test_audit import Foreign, Gives, small
 
 
 def stages(**changes):
@@ -293,6 +293,27 @@ def channels_last(net):
         turned(block)
 
 
+def bare(images):
+    """Attention among the pixels themselves."""
+    x = images.flatten(2).mT
+    return F.scaled_dot_product_attention(x, x, x)
+
+
+def attends(x):
+    q = F.linear(x, torch.eye(x.shape[-1]))
+    return F.linear(F.scaled_dot_product_attention(q, q, q), torch.eye(x.shape[-1]))
+
+
+def after_a_class_token(images):
+    x = F.pad(images.flatten(2).mT, (0, 0, 1, 0)) + 1
+    return x[:, 1:] + attends(x[:, 1:])
+
+
+def one_answer(images):
+    x = images.flatten(2).mT + 1
+    return (x.flatten(1) + attends(x).flatten(1)).mean(1)
+
+
 MIXED = "an image's answer depends on the others in its batch"
 NOT_MEANT = "not as many attention layers as meant, or their width was not seen"
 AT_ONCE = "without its result nothing arrives:"
@@ -370,6 +391,12 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     ),
     ("? gates        no MBConv", Foreign()),
     ("+ norms        one before each of 10 branches", small()),
+    (
+        "+ norms        one before each of 10 branches",
+        small(
+            in_block(MultiHeadAttention, 3, out=lambda old: nn.Sequential(nn.LayerNorm(64), old))
+        ),
+    ),
     ("✗ norms        none before feed-forward", small(transformer(0, mlp_norm=gone))),
     ("✗ norms        none before attention", small(transformer(1, norm=gone))),
     ("✗ norms        none before MBConv", small(mbconv(1, norm=gone))),
@@ -416,6 +443,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         small(transformer(2, norm=gone)),
     ),
     ("✗ pool         averages in 2 of 2 places", small(pool="avg")),
+    ("+ pool         averages in 0 of 2 places", small()),
     ("✗ pool         averages in 1 of 2 places", small(average_on_the_shortcut)),
     ("+ pool         averages in 0 of 4 places", small(DEFECTS["pools along a line"][0])),
     ("✗ pool         averages in 2 of 2 places", small(averages_along_a_line)),
@@ -436,6 +464,10 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         small(in_block(MultiHeadAttention, 3, out=then(Does(lambda y: y.roll(1, 1))))),
     ),
     ("✗ places       on the way in, on 2×3", small(DEFECTS["pools along a line"][0])),
+    ("? places       not every attention was seen between two grids", small(attention(0, summed))),
+    ("? places       not every attention was seen between two grids", Gives(bare)),
+    ("? places       not every attention was seen between two grids", Gives(after_a_class_token)),
+    ("? places       not every attention was seen between two grids", Gives(one_answer)),
     ("? places       not every attention was seen between two grids", small(one_position_more)),
     (
         "✗ heads        4 × 1 of 16; meant 2 × 2 of 16, 2 × 4 of 16",
@@ -497,6 +529,10 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     (
         "✗ hidden       hidden over block width: 3 × 4, 2",
         small(transformer(3, mlp=lambda old: type(old)(64, 2))),
+    ),
+    (
+        "✗ hidden       hidden over block width: 2, 4, 2, 4",
+        small(DEFECTS["narrow hidden layer"][0]),
     ),
     (
         "? hidden       3 of the form D → hidden → D, meant 4",

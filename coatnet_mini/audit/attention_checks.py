@@ -116,10 +116,9 @@ def learns(B: Tensor, leaves: list[Tensor]) -> bool:
 @of_attention
 def softmax(s: Subject):
     """Attention over values that are all one gives one, if every row sums to one."""
-    a, off, unseen = s.anatomy, [], "what the weights multiply was not seen"
+    a, off, unseen = s.anatomy, [0.0], "what the weights multiply was not seen"
     for x in a.attentions:
         if x.fused:
-            off.append(0.0)
             continue
         if x.value is None:
             return UNKNOWN, unseen
@@ -180,9 +179,10 @@ def norms(s: Subject):
 def order(s: Subject):
     halving = [x.branch for x in s.anatomy.attentions if x.branch and x.branch.pools]
     both = [b for b in halving if b.norms]
-    if len(both) < max(1, s.halvings("T")):
+    if not both or len(both) < s.halvings("T"):
         return UNKNOWN, f"a norm and a pool before {len(both)} attentions, not as many as meant"
-    late = sum(b.norms[0].place > b.pools[0].place for b in both)
+    first = [next(e.name for e in b.way_in if e.name in NORMS | POOLS) for b in both]
+    late = sum(name in POOLS for name in first)
     return verdict(not late, f"the pool comes first in {late} of {len(both)}")
 
 
@@ -193,7 +193,7 @@ def pool(s: Subject):
         if x.branch:
             found += [e for e in (*x.branch.way_in, *x.branch.skip) if e.name in POOLS]
     other, meant = sum(e.name in AVERAGES for e in found), 2 * s.halvings("T")
-    if not other and len(found) < max(1, meant):
+    if not other and (not found or len(found) < meant):
         return UNKNOWN, f"pooling in {len(found)} places, meant {meant}"
     return verdict(not other, f"averages in {other} of {len(found)} places")
 
