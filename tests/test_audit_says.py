@@ -368,6 +368,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     ("? stride       no layer with more than one position", Foreign()),
     ("✗ expansion    depthwise over block width: 4, 2", small(narrow(1))),
     ("✗ expansion    depthwise over block width: 2 × 2", small(narrow(0), narrow(1))),
+    ("✗ expansion    depthwise over block width: 2 × 1", small(DEFECTS["no bottleneck"][0])),
     ("? expansion    no MBConv, or not as many as meant", small(**stages(S1={"depth": 1}))),
     ("? expansion    no MBConv, or not as many as meant", Foreign(), PATCHES),
     (
@@ -644,17 +645,14 @@ def test_what_was_read_is_known_by_the_gradient(form):
     assert touched(torch.ones(3, requires_grad=True).exp(), x, (H, W)) is None
 
 
-@pytest.mark.parametrize("d", [3, 24, 40])
-def test_positions_of_queries_come_first_or_last(d):
-    t = torch.randn(2, 3, 24, d)
-    turned = t.mT.contiguous()
-    assert torch.equal(position(t, 24, 7), t[0, 0, 7])
-    if d != 24:
-        assert torch.equal(position(turned, 24, 7), t[0, 0, 7])
-    for x in (t, turned)[: 1 if d == 24 else 2]:
-        x.requires_grad_()
-        found = touched(position(x, 24, 7) * 2, x, None, 24)
-        assert found.nonzero().tolist() == [[7]] and found.shape == (24,)
+@pytest.mark.parametrize("shape", [(2, 3, 24, 5), (2, 3, 5, 24), (6, 24, 40), (6, 24, 24)])
+def test_positions_of_queries_come_first_or_last(shape):
+    t = torch.randn(shape, requires_grad=True)
+    first = t.flatten(0, -3)[0]
+    seventh = position(t, 24, 7)
+    assert torch.equal(seventh, first[7] if shape[-2] == 24 else first[:, 7])
+    found = touched(seventh / 1000, t, 24)
+    assert found.nonzero().tolist() == [[7]] and found.shape == (24,)
 
 
 WINDOWS = [  # what was read, of the position (1, 2); with a step of 2 its window is 2, 3 by 4, 5

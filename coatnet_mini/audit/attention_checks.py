@@ -210,7 +210,7 @@ def places(s: Subject):
         cells = positions_of(branch.trunk, a)
         if cells is None or after is None or positions_of(after.out, a) != grid:
             return UNKNOWN, unseen
-        step = cells[0] // grid[0] or 1
+        step = cells[0] // grid[0]
         for n in range(x.N):
             reached = touched(position(x.queries, x.N, n), branch.trunk, cells)
             if reached is None or not inside(reached, divmod(n, grid[1]), step):
@@ -218,7 +218,7 @@ def places(s: Subject):
                 break
         for n in range(x.N):
             out = cell(after.out, grid, *divmod(n, grid[1]))
-            reached = touched(out, x.values.out, None, x.N)
+            reached = touched(out, x.values.out, x.N)
             if reached is None or reached.nonzero().flatten().tolist() != [n]:
                 wrong.append(f"on the way out, on {grid[0]}×{grid[1]}")
                 break
@@ -250,15 +250,15 @@ def position(t: Tensor, N: int, n: int) -> Tensor:
     return first[n] if first.shape[0] == N else first[:, n]
 
 
-def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | None, N: int = 0) -> Tensor | None:
-    """Which positions of x a few numbers y read: by the gradient, (h, w) or (N,) booleans."""
+def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | int) -> Tensor | None:
+    """Which positions of x, on a grid or N, a few numbers y read: (h, w) or (N,) booleans."""
     signs = torch.randn(y.shape, generator=torch.Generator()).to(y)
     (g,) = torch.autograd.grad(y, x, signs, retain_graph=True, allow_unused=True)
     if g is None:
         return None
-    if grid is None:  # (..., N, d) or (..., d, N)
+    if isinstance(grid, int):  # (..., N, d) or (..., d, N)
         g = g.abs().flatten(0, -3).amax(0)
-        return g.amax(1 if len(g) == N else 0) > 0
+        return g.amax(1 if len(g) == grid else 0) > 0
     one = g[0].abs()
     if g.ndim == 3:
         return one.amax(1).view(grid) > 0

@@ -63,7 +63,7 @@ def expansion(s: Subject):
     found, widths = s.anatomy.mbconvs, s.widths("C")
     if not found or len(found) != len(widths):
         return UNKNOWN, "no MBConv, or not as many as meant"
-    ratios = [m.depthwise.widths[1] / w for m, w in zip(found, widths, strict=True)]
+    ratios = [m.depthwise.widths[1] / widths[n] for n, m in enumerate(found)]
     words = "depthwise over block width: " + listed(f"{r:.3g}" for r in ratios)
     return verdict(all(r == s.like.expansion for r in ratios), words)
 
