@@ -338,6 +338,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         "✗ blocks       2 depthwise and 5 attention layers, meant 2 and 4",
         small(**stages(S3={"depth": 3})),
     ),
+    ("+ stem         3×3 stride 1 to 8, 3×3 stride 1 to 8", small()),
     (
         "✗ stem         3×3 stride 2 to 8, 3×3 stride 1 to 8",
         small(**stages(S0={"stride": 2})),
@@ -355,6 +356,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     ("✗ stem         3×5 stride 1 to 8, 3×3 stride 1 to 8", small(oblong_kernel)),
     ("? stem         the network is meant to have a patch stem", small(), PATCHES),
     ("✗ stem         no convolutions", Foreign()),
+    ("+ stride       4 pixels a side for each of the last positions, meant 4", small()),
     (
         "+ stride       4 pixels a side for each of the last positions, meant 4",
         small(),
@@ -366,11 +368,13 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         small(**stages(S3={"stride": 1})),
     ),
     ("? stride       no layer with more than one position", Foreign()),
+    ("+ expansion    depthwise over block width: 2 × 4", small()),
     ("✗ expansion    depthwise over block width: 4, 2", small(narrow(1))),
     ("✗ expansion    depthwise over block width: 2 × 2", small(narrow(0), narrow(1))),
     ("✗ expansion    depthwise over block width: 2 × 1", small(DEFECTS["no bottleneck"][0])),
     ("? expansion    no MBConv, or not as many as meant", small(**stages(S1={"depth": 1}))),
     ("? expansion    no MBConv, or not as many as meant", Foreign(), PATCHES),
+    ("+ first stride the first 1×1 strides in 1, meant 1", small()),
     (
         "✗ first stride the depthwise convolution strides (the paper's Table 9)",
         small(downsample="depthwise"),
@@ -417,6 +421,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     ),
     ("? norms        not every branch was seen", small(attention(0, summed))),
     ("? norms        no attention was seen", Foreign()),
+    ("+ residuals    the image arrives past attention, feed-forward, MBConv", small()),
     (f"✗ residuals    {AT_ONCE} attention (1 of 4)", small(transformer(1, shortcut=no_shortcut))),
     (
         f"✗ residuals    {AT_ONCE} attention (2 of 4), MBConv (1 of 2)",
@@ -428,6 +433,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     (f"✗ residuals    {AT_ONCE} feed-forward (1 of 4)", small(no_second_shortcut)),
     ("+ residuals    the image arrives past MBConv", CoAtNet(CONVOLUTIONS), CONVOLUTIONS),
     ("? residuals    no branch to leave out", Foreign()),
+    ("+ order        the pool comes first in 0 of 1", small()),
     ("✗ order        the pool comes first in 1 of 1", small(pools_first(2))),
     (
         "✗ order        the pool comes first in 1 of 2",
@@ -454,6 +460,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         small(**stages(S3={"stride": 1})),
         replace(SMALL, **stages(S3={"stride": 1})),
     ),
+    ("+ places       raster order into and out of 4 layers", small()),
     ("+ places       raster order into and out of 4 layers", small(channels_last)),
     ("+ places       raster order into and out of 4 layers", small(attention(0, values_first))),
     (
@@ -487,12 +494,15 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
     ("+ softmax      every row of weights sums to 1", small(attention(0, values_first))),
     ("? softmax      what the weights multiply was not seen", small(attention(0, summed))),
     ("? softmax      what the weights multiply was not seen", small(attention(0, by_name))),
+    ("+ bias         added before the softmax in 4 of 4 layers", small()),
     ("✗ bias         added before the softmax in 3 of 4 layers", small(one_unbiased)),
     ("? bias         no attention was seen", Foreign()),
+    ("+ per head     heads share one bias in 0 of 4 layers", small()),
     ("✗ per head     heads share one bias in 1 of 4 layers", small(one_table_in_the_last)),
     ("✗ per head     heads share one bias in 2 of 4 layers", small(two_heads_share)),
     ("? per head     no layer with more than one head", small(DEFECTS["too few heads"][0])),
     ("? per head     no bias was seen", small(relative_bias="none")),
+    ("+ per layer    0 of 2 pairs of layers share their bias", small()),
     ("✗ per layer    1 of 2 pairs of layers share their bias", small(one_bias_for_two)),
     (
         "+ per layer    0 of 2 pairs of layers share their bias",
@@ -527,6 +537,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         "✗ gradient     none reaches a parameter in 1 of 4 layers",
         small(biases(2, lambda B: B.detach() + 0 * B)),
     ),
+    ("+ hidden       hidden over block width: 4 × 4", small()),
     (
         "✗ hidden       hidden over block width: 3 × 4, 2",
         small(transformer(3, mlp=lambda old: type(old)(64, 2))),
@@ -540,6 +551,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         small(transformer(3, mlp=gone)),
     ),
     ("? hidden       no attention was seen", Foreign()),
+    ("+ activation   GELU in 6 of 6 hidden layers", small()),
     (
         "✗ activation   GELU in 5 of 6 hidden layers",
         small(in_block(MLP, 1, act=lambda old: nn.ReLU())),
@@ -582,7 +594,8 @@ def test_a_check_says_what_it_found(line, network, meant):
 def test_every_check_is_asked():
     said = {(line[2:14].strip(), line[0]) for line, *_ in LINES}
     assert {check for check, _ in said} == set(CHECKS)
-    assert {check for check, mark in said if mark == "✗"} == set(CHECKS)
+    for answer in "+✗":
+        assert {check for check, mark in said if mark == answer} == set(CHECKS)
 
 
 def over(kind):

@@ -85,7 +85,9 @@ def squeeze(s: Subject):
     gates = [e for e in s.anatomy.tape.events if e.name in GATES and e.out.requires_grad]
     places = [m.depthwise.place for m in found] + [len(s.anatomy.tape.events)]
     gated = sum(
-        any(low < e.place < high and e.out[0].numel() == m.depthwise.widths[1] for e in gates)
+        any(
+            e.place in range(low, high) and e.out[0].numel() == m.depthwise.widths[1] for e in gates
+        )
         for m, low, high in zip(found, places, places[1:], strict=False)
     )
     return verdict(gated == len(found), f"a gate of its channels in {gated} of {len(found)} MBConv")
