@@ -84,12 +84,10 @@ def squeeze(s: Subject):
         return UNKNOWN, "no MBConv"
     gates = [e for e in s.anatomy.tape.events if e.name in GATES and e.out.requires_grad]
     places = [m.depthwise.place for m in found] + [len(s.anatomy.tape.events)]
-    gated = sum(
-        any(
-            e.place in range(low, high) and e.out[0].numel() == m.depthwise.widths[1] for e in gates
-        )
-        for m, low, high in zip(found, places, places[1:], strict=False)
-    )
+    gated = 0
+    for m, low, high in zip(found, places, places[1:], strict=False):
+        within = [e for e in gates if e.place in range(low, high)]
+        gated += any(e.out.shape[1:].numel() == m.depthwise.widths[1] for e in within)
     return verdict(gated == len(found), f"a gate of its channels in {gated} of {len(found)} MBConv")
 
 
