@@ -394,6 +394,7 @@ LINES = [  # what is said, of which network; what it is meant to be and the imag
         "+ gates        a gate of its channels in 2 of 2 MBConv",
         small(mbconv(0, se=in_place), mbconv(1, se=in_place)),
     ),
+    ("+ gates        a gate of its channels in 1 of 1 MBConv", small(**stages(S1={"depth": 1}))),
     ("? gates        no MBConv", Foreign()),
     ("+ norms        one before each of 10 branches", small()),
     (
