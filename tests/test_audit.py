@@ -390,6 +390,16 @@ def test_what_is_not_there_is_never_passed(network):
     assert report.failed == ["blocks", "stem", *([] if is_a_layer else ["head"])]
 
 
+def runs_on_squares(size):
+    def check(net, images):
+        if images[0].shape[2] != images[0].shape[3]:
+            raise ValueError("squares only")
+
+    net = small()(size)
+    net.register_forward_pre_hook(check)
+    return net
+
+
 def test_a_network_for_squares_only_is_audited_on_squares():
     def squares(size):
         if size[0] != size[1]:
@@ -399,6 +409,9 @@ def test_a_network_for_squares_only_is_audited_on_squares():
     report = audit(squares, SMALL)
     assert not report.failed
     assert report["shapes"].found == "not made for 8×12, 8×8 kept, 8×12 kept"
+    assert (
+        audit(runs_on_squares, SMALL)["shapes"].found == "not made for 8×12, 8×8 kept, 8×12 refused"
+    )
     report = audit(squares, SMALL, (8, 16))
     assert report["shapes"].found == "not made for 8×16, 16×16 kept, 16×20 kept"
 
