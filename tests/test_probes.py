@@ -204,13 +204,8 @@ def test_operators_that_are_not_equivariant_are_noticed(broken):
 def test_a_shift_in_the_wrong_direction_is_noticed(monkeypatch):
     function, x = depthwise(torch.randn(D, 3, 3)), images()
     assert probes.equivariance_error(function, x, (0, 2)) < ZERO
-    right, calls = probes.moved_by, []
-
-    def wrong(images, dy, dx, fill):  # right for the input, mirrored for the output
-        calls.append(1)
-        return right(images, dy, dx if len(calls) % 2 else -dx, fill)
-
-    monkeypatch.setattr(probes, "moved_by", wrong)
+    right = probes.nearest  # by how much the output has moved
+    monkeypatch.setattr(probes, "nearest", lambda shift, step: -right(shift, step))
     assert probes.equivariance_error(function, x, (0, 2)) > 0.5
 
 
@@ -316,6 +311,19 @@ def test_valid_and_odd_convolutions_need_their_stride():
     assert probes.equivariance_error(odd, images(h=9, w=11), (2, 4), stride=2, margin=1) < ZERO
 
 
+def test_the_stride_of_a_sequence_is_told_from_its_length():
+    """On grids that are far from square, of which a tenth of a side would be another stride."""
+
+    def pooled(size, stride):
+        def pool(tokens):
+            return F.avg_pool2d(tokens.mT.unflatten(2, size), stride).flatten(2).mT
+
+        return probes.equivariance_map(pool, torch.randn(1, size[0] * size[1], 2), 0, grid=size)
+
+    for size, stride in (((3, 27), 3), ((27, 3), 3), ((4, 20), 4), ((20, 4), 2)):
+        assert pooled(size, stride).shape == (size[0] // stride, size[1] // stride)
+
+
 def test_strided_sequences():
     def pool(tokens):
         return F.avg_pool2d(tokens.mT.unflatten(2, (H, W)), 2).flatten(2).mT
@@ -403,6 +411,26 @@ def test_many_channels_are_estimated_without_bias():
     assert (mean[~inside] == 0).all()
 
 
+def test_as_many_channels_as_directions_are_exact():
+    x = images(b=1, d=2)
+    for channels, exact in ((16, True), (17, False)):
+        function = partial(F.conv2d, weight=torch.randn(channels, 2, 3, 3), padding=1)
+        pictures = [probes.receptive_field(function, x, seed=seed) for seed in (0, 1)]
+        assert torch.equal(*pictures) == exact
+    for entries, exact in ((64, True), (65, False)):
+        weights = partial(F.linear, weight=torch.randn(entries, 3))
+        found = {probes.weight_dependence(weights, torch.randn(3), seed=seed) for seed in (0, 1)}
+        assert (len(found) == 1) == exact
+
+
+def test_the_default_position_on_a_coarser_grid_is_its_centre():
+    """Of 7 rows and 6 columns at stride 2 there are 4×3 outputs: the middle is (2, 1)."""
+    picture = torch.zeros(7, 6)
+    picture[3, 5] = 1
+    assert probes.mass_radius(picture, stride=2) == 2.5  # from (4.5, 2.5)
+    assert probes.mass_radius(picture, stride=(2, 3)) == 1.5  # 4×2 outputs, from (4.5, 4)
+
+
 def test_summaries_of_a_receptive_field():
     x = images(h=9, w=11)
     layers = [nn.Conv2d(D, D, 3, padding=1, padding_mode="circular") for _ in range(2)]
@@ -470,6 +498,12 @@ def test_weight_dependence_of_attention_is_the_loop():
     assert len(set(estimates)) > 90
     assert probes.weight_dependence(attention_matrix, x, directions=12) ** 2 == estimates[0]
     assert sum(estimates) / 100 == pytest.approx(measured**2, rel=0.1)
+
+
+def test_one_direction_is_enough_to_estimate_by():
+    x = images(b=1)
+    assert probes.receptive_field(lambda x: x, x, directions=1).count_nonzero() == 1
+    assert probes.weight_dependence(lambda x: x, x, directions=1) > 0
 
 
 def test_weight_dependence_of_a_linear_map():
@@ -625,28 +659,57 @@ field = partial(probes.receptive_field, identity)
             lambda x: probes.equivariance_error(lambda x: (x,), x, 1),
             "must return a tensor, not tuple",
         ),
-        (lambda x: probes.equivariance_error(lambda x: x.sum(1), x, 1), "the output has shape"),
+        (
+            lambda x: probes.equivariance_error(lambda x: x.sum(1), x, 1),
+            r"the output has shape \(2, 6, 8\); allowed: \(B, D, h, w\) or \(B, K\)$",
+        ),
+        (
+            lambda x: probes.equivariance_error(lambda t: t[0, 0], tokens_of(x), 1, grid=(6, 8)),
+            r"the output has shape \(3,\); allowed: \(\.\.\., n, D\) or \(\.\.\., K\)$",
+        ),
         (lambda x: error(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
         (lambda x: probes.translate(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
         (lambda x: error(x, 1, margin=-1), "margin is -1; allowed"),
         (lambda x: error(x, 4, margin=2), r"shift \(0, 4\) and margin 2 leave nothing to compare"),
+        (lambda x: error(x, -6, margin=3), r"shift \(0, -6\) and margin 3 leave nothing to com"),
         (lambda x: error(x, 1, stride=0), "stride is 0; allowed"),
         (lambda x: field(x, (6, 0)), r"position is \(6, 0\); allowed"),
         (lambda x: field(x, 48), "position is 48; allowed"),
         (lambda x: field(x, directions=0), "directions is 0; allowed"),
+        (lambda x: field(x, directions=2.0), "directions is 2.0; allowed"),
+        (lambda x: probes.weight_dependence(identity, x, directions=0), "directions is 0; allo"),
         (lambda x: probes.receptive_field(torch.Tensor.detach, x), "carries no gradient"),
         (lambda x: probes.weight_dependence(lambda x: x.argmax(-1), x), "carries no gradient"),
         (
             lambda x: probes.equivariance_error(lambda z: z if z.equal(x) else z[..., :4], x, 1),
             r"function gave \(2, 3, 6, 8\) for x and \(2, 3, 6, 4\) for Tx",
         ),
-        (lambda x: probes.mass_radius(x[0]), "picture must be"),
+        (lambda x: probes.mass_radius(x[0].abs()), "picture must be"),
+        (lambda x: probes.mass_radius(x[0, 0].abs() * inf), "picture must be"),
         (lambda x: probes.mass_radius(x[0, 0]), "picture must be"),
         (lambda x: probes.mass_radius(x[0, 0].abs(), 1.5), "share is 1.5; allowed"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), 0), "share is 0; allowed"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), stride=0), "stride is 0; allowed"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), position=(0, 8)), r"position is \(0, 8\); al"),
+        (lambda x: probes.reached_share(x[0, 0].abs(), 1), "tolerance is 1; allowed"),
+        (lambda x: error(x, 1, margin=1.5), "margin is 1.5; allowed"),
+        (lambda x: error(x, 1, stride=(2, 2, 2)), r"stride is \(2, 2, 2\); allowed"),
+        (lambda x: error(x, 1, grid="a"), "grid is 'a'; allowed"),
+        (lambda x: error(x, 1, grid=(-6, -8)), r"grid is \(-6, -8\); allowed"),
         (lambda x: probes.reached_share(x[0, 0].abs(), 2), "tolerance is 2; allowed"),
         (
             lambda x: probes.equivariance_error(lambda t: t[:, 1:], tokens_of(x), 1, grid=(6, 8)),
             "47 positions, but 6×8 at stride 1×1 has 48",
+        ),
+        (
+            lambda x: probes.equivariance_error(
+                lambda t: t.repeat(1, 2, 1), tokens_of(x), 1, grid=(6, 8)
+            ),
+            "has 96 positions, but 6×8 at stride 1×1 has 48",
+        ),
+        (
+            lambda x: probes.equivariance_error(lambda t: t[:, :0], tokens_of(x), 1, grid=(6, 8)),
+            "has 0 positions, but 6×8 at stride 6×6 has 2",
         ),
     ],
 )

@@ -1,7 +1,7 @@
 """The recipe and the command around it: bounds, presets, what is said; nothing is trained."""
 
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import inf, nan
 from pathlib import Path
@@ -17,7 +17,7 @@ from coatnet_mini.train.recipe import ABOUT, PRESETS, Recipe, drop_path_of
 
 COUNT, STEPS = ((1, 10**9), (0, 10**9 + 1)), ((0, 10**9), (-1, 10**9 + 1))
 AMOUNT = ((0, 1e300), (-1e-9, inf, nan))
-PART = ((0, 0.999), (-0.001, 1, nan))
+PART = ((0, 0.999), (-0.001, 1, 1.5, nan))
 EDGES = {  # field: values that are allowed, at the edges; values just beyond
     **dict.fromkeys(("num_classes", "train_images", "shuffle_buffer", "steps"), COUNT),
     **dict.fromkeys(("batch_size", "accumulate", "checkpoint_every", "log_every"), COUNT),
@@ -30,7 +30,7 @@ EDGES = {  # field: values that are allowed, at the edges; values just beyond
     "crop_scale": ((1e-9, 1), (0, 1.001)),
     "crop_ratio": ((0.1, 1), (0.099, 1.001)),
     "rotate": ((0, 180), (-0.001, 180.001)),
-    "shear": ((0, 89.999), (-0.001, 90)),
+    "shear": ((0, 89.999), (-0.001, 90, 90.5)),
     "rand_augment_layers": ((0, 100), (-1, 101)),
     "rand_augment_magnitude": ((1, 29), (0, 30)),
     "epochs": ((1e-9, 10**6), (0, 10**6 + 1)),
@@ -94,6 +94,11 @@ def test_what_a_run_can_use_is_allowed():
         replace(Recipe(), **changed).check()
 
 
+def test_a_recipe_is_never_changed_but_replaced():
+    with pytest.raises(FrozenInstanceError):
+        Recipe().lr = 1.0
+
+
 def test_options_are_read_as_json_where_they_can_be():
     options = ("head=tanh", "se_ratio=0", "stages=[[1]]", "a=b=c", "empty=", "deep=" + "[" * 10**5)
     expected = dict(head="tanh", se_ratio=0, stages=[[1]], a="b=c", empty="", deep="[" * 10**5)
@@ -141,9 +146,12 @@ def test_the_command_of_the_shipped_network_still_asks_for_its_recipe():
     assert program == "python -m coatnet_mini.train"
     recipe, preset = command.read_arguments(["digits", *arguments.split()])
     assert preset == "digits"
-    added = {"head_steps": 0}  # since then
-    found = {**asdict(recipe), "options": list(recipe.options)}
-    assert found == {**training["recipe"], **added}
+    stored = {**training["recipe"], "options": (), "head_steps": 0}  # the last is newer
+    assert asdict(recipe) == stored
+    usual = dict(image_size=32, channels=3, rotate=0, translate=0, zoom=0, shear=0, drop_path=None)
+    usual |= dict(epochs=30, lr=1e-3, warmup_steps=0, ema=0)
+    usual |= dict(save_dtype="float32", output="runs/{preset}")
+    assert asdict(Recipe()) == {**stored, **usual}
 
 
 @pytest.mark.parametrize(

@@ -43,11 +43,11 @@ def listed(split: Split) -> list[tuple[str | None, int | None]]:
     return list(zip(paths, lengths, strict=True))
 
 
-def size_of(path: str | None) -> int:
+def size_of(path: str | None) -> int | None:
     try:
         return Path(path or "").stat().st_size
     except OSError:  # no file of its own, or gone: reading it will say so
-        return -1
+        return None
 
 
 def changes(before: dict, now: dict) -> list[str]:
