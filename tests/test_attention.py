@@ -275,6 +275,13 @@ def test_weights_are_those_of_forward(form):
     assert same(attention(x), attention.out((weights @ v).transpose(1, 2).flatten(2)))
 
 
+def test_a_layer_has_heads_of_32_channels_as_wide_as_it_reads_and_no_bias_unless_told():
+    attention = MultiHeadAttention(64)
+    assert (attention.heads, attention.head_dim, attention.relative_bias) == (2, 32, "none")
+    assert attention.out.out_features == 64
+    assert attention.grid is None and attention.bias() is None
+
+
 def test_plain_layer_is_pytorchs_own():
     attention, x = layer(form="none"), torch.randn(2, 12, 8)
     peer = nn.MultiheadAttention(8, 2, batch_first=True)
@@ -438,6 +445,14 @@ def test_a_checkpoint_of_another_grid_loads():
     assert same(large(x), multi_head_loop(large, x))
 
 
+def test_a_table_is_neither_invented_nor_dropped_when_a_state_is_loaded():
+    with_table, without = layer(), layer(form="none")
+    with pytest.raises(RuntimeError, match=r"Missing key.*relative_bias_table"):
+        with_table.load_state_dict(without.state_dict())
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*relative_bias_table"):
+        without.load_state_dict(with_table.state_dict())
+
+
 def test_another_grid_at_run_time_reads_the_table_anew():
     attention, x = layer().eval(), torch.randn(2, 12, 8)
     with torch.no_grad():
@@ -453,11 +468,16 @@ def test_another_grid_at_run_time_reads_the_table_anew():
     "call, message",
     [
         (lambda: relative_index(0, 3), "0×3"),
+        (lambda: relative_index(3, 0), "3×0"),
         (lambda: bias_matrix(torch.zeros(2, 5, 5), 3, 4), "5×7 offsets, got 5×5"),
         (lambda: resize_table(torch.zeros(2, 4, 7), 3, 3), r"odd sides, got \(2, 4, 7\)"),
+        (lambda: resize_table(torch.zeros(2, 5, 6), 3, 3), r"odd sides, got \(2, 5, 6\)"),
         (lambda: resize_table(torch.zeros(5, 7), 3, 3), r"got \(5, 7\)"),
-        (lambda: attention_weights(torch.zeros(2, 2), form="both"), "'both'; choose from pre"),
-        (lambda: MultiHeadAttention(8, 8, 4, (2, 2), "both"), "'both'; choose from pre"),
+        (
+            lambda: attention_weights(torch.zeros(2, 2), form="both"),
+            "^form is 'both'; choose from pre",
+        ),
+        (lambda: MultiHeadAttention(8, 8, 4, (2, 2), "both"), "^relative_bias is 'both'; choose"),
         (lambda: MultiHeadAttention(8, 10, 4), "width 10 is not a multiple of head_dim 4"),
         (lambda: MultiHeadAttention(8, relative_bias="pre", head_dim=4), "needs a grid"),
         (
