@@ -338,7 +338,7 @@ def input_size(x, grid):
                 f"x has shape {tuple(x.shape)}; allowed: (B, D, H, W), "
                 "or (..., N, D) with grid=(H, W)"
             )
-        return tuple(x.shape[-2:])
+        return tuple(x.shape[2:])
     size = as_pair(grid, "grid")
     if x.dim() < 2 or x.shape[-2] != size[0] * size[1]:
         raise ValueError(

@@ -70,7 +70,7 @@ def test_good_images_stand_in_for_bad_ones_in_turn():
 
 def test_images_are_held_if_they_need_no_more_than_the_memory():
     for memory, held in ((8 * 16 * 3 - 1, False), (8 * 16 * 3, True)):
-        loader = Loader(drawn(), quiet(3), memory)
+        loader = Loader(drawn(), quiet(3), memory, 2, 1)
         assert (loader.images is not None) == held
         assert (loader.size, loader.position) == (8, None)
         batches = list(loader.evaluate(3))
@@ -79,21 +79,31 @@ def test_images_are_held_if_they_need_no_more_than_the_memory():
         assert torch.cat([labels for _, labels in batches]).tolist() == [*(GREYS % 3)]
 
 
+def test_images_that_are_held_are_read_without_threads():
+    for memory, threads in ((0, 3), (1e9, 0)):
+        batches = Loader(drawn(), quiet(), memory, 3, 1).train(Share(4), 0)
+        before = threading.active_count()
+        next(batches)
+        assert threading.active_count() == before + threads
+        batches.close()
+        assert threading.active_count() == before
+
+
 def test_a_split_of_many_batches_is_held_whole_and_known_by_its_pixels_and_labels():
     greys = np.arange(600) % 251
-    loader = Loader(drawn(greys), quiet(), 1e9)
+    loader = Loader(drawn(greys), quiet(), 1e9, 2, 1)
     assert loader.images[:, 0, 1, 2].tolist() == greys.tolist()
     assert loader.labels.tolist() == (greys % 3).tolist()
     pixels = np.broadcast_to(greys.astype(np.uint8)[:, None], (600, 16)).tobytes()
     expected = hashlib.sha256(pixels + (greys % 3).astype("<i8").tobytes()).hexdigest()
-    assert loader.digest == expected and Loader(drawn(), quiet()).digest is None
+    assert loader.digest == expected and Loader(drawn(), quiet(), 0, 2, 1).digest is None
 
 
 def test_an_unreadable_image_is_counted_by_the_process_that_meets_it(tmp_path):
     folder = write_folder(tmp_path)
     damage(folder)
     train, _ = open_data(Recipe(data=str(folder)))
-    held, lazy = (Loader(train, quiet(3), memory) for memory in (1e9, 0))
+    held, lazy = (Loader(train, quiet(3), memory, 2, 1) for memory in (1e9, 0))
     list(lazy.evaluate(24))
     assert [held.corrupt_in(rank) for rank in (0, 1)] == [2, 0]  # every process decodes them all
     assert [lazy.corrupt_in(rank) for rank in (0, 1)] == [2, 2]  # its own part alone
@@ -107,7 +117,7 @@ def test_a_batch_is_shared_out_piece_by_piece():
     assert {share.size for share in shares} == {2}
     starts = [share.start(5, part) for part in (0, 1) for share in shares]
     assert starts == [60, 62, 64, 66, 68, 70]
-    assert Share(12) == Share(12, 1, 0, 1)
+    assert Share(12) == Share(12, 1, 0, 1) and Share(1).size == 1
     for size, words in ((0, "1 processes × 1 parts"), (-4, "1 processes × 1 parts")):
         with pytest.raises(ValueError, match=f"^batch_size {size} cannot be divided among {words}"):
             Share(size)
@@ -117,7 +127,7 @@ def test_the_order_of_an_epoch_is_that_of_its_own_generator():
     seed, n = 3, 7
     expected = [np.random.default_rng([seed, epoch]).permutation(n) for epoch in range(4)]
     shuffled = Shuffled(n, seed)
-    for start, stop in ((0, 7), (5, 16), (14, 21), (13, 14), (0, 28), (0, 6), (3, 13)):
+    for start, stop in ((0, 7), (5, 16), (14, 21), (13, 14), (0, 28), (0, 6), (3, 13), (5, 15)):
         rows = shuffled(start, stop)
         assert rows.tolist() == np.concatenate(expected)[start:stop].tolist()
 
@@ -125,7 +135,9 @@ def test_the_order_of_an_epoch_is_that_of_its_own_generator():
 def test_training_batches_follow_that_order_from_any_step_on():
     order = Shuffled(8, 5)
     for memory in (0, 1e9):
-        batches = Loader(drawn(), quiet(), memory).train(Share(3), 5, step=2)
+        loader = Loader(drawn(), quiet(), memory, 2, 1)
+        assert next(loader.train(Share(3), 5))[0][:, 0, 0, 0].tolist() == [*GREYS[order(0, 3)]]
+        batches = loader.train(Share(3), 5, step=2)
         for step, (images, labels) in zip(range(2, 9), batches, strict=False):
             greys = GREYS[order(3 * step, 3 * step + 3)]
             assert images[:, 0, 0, 0].tolist() == [*greys] and labels.tolist() == [*(greys % 3)]
@@ -138,9 +150,17 @@ def test_training_batches_follow_that_order_from_any_step_on():
 def test_waiting_is_added_up_and_using_is_not(monkeypatch):
     clock = iter([10.0, 10.5, 20.0, 20.25, 30.0, 31.0])
     monkeypatch.setattr(loading, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    waiting = Waiting(iter("ab"))
+    waiting = Waiting(letter for letter in "ab")
     assert list(waiting) == ["a", "b"]
     assert waiting.seconds == 0.5 + 0.25 + 1
+
+
+def test_closing_what_is_waited_for_closes_it():
+    items = (letter for letter in "ab")
+    waiting = Waiting(items)
+    assert next(waiting) == "a"
+    waiting.close()
+    assert next(items, None) is None
 
 
 def test_two_tasks_for_each_thread_are_begun_ahead_of_time():

@@ -1,6 +1,8 @@
 """The recipe and the command around it: bounds, presets, what is said; nothing is trained."""
 
+import runpy
 import sys
+import warnings
 from dataclasses import FrozenInstanceError, asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from math import inf, nan
@@ -12,6 +14,7 @@ import pytest
 from coatnet_mini.checkpoint import read_training
 from coatnet_mini.train import __main__ as command
 from coatnet_mini.train.recipe import ABOUT, PRESETS, Recipe, drop_path_of
+from coatnet_mini.train.run import Stopped
 
 # ---- Bounds
 
@@ -228,6 +231,43 @@ def test_the_arguments_are_those_of_the_command_line(monkeypatch):
     assert seen == [(recipe, "shapes", ["shapes", "--steps", "3"])]
 
 
+def test_a_run_is_given_what_is_kept_with_its_network(monkeypatch):
+    class Run:
+        is_main, stops = True, False
+
+        def __init__(self, *given):
+            self.given = given
+
+        def train(self):
+            if self.stops:
+                raise Stopped("stopped by SIGTERM at step 3 of 9")
+            return self.given
+
+    monkeypatch.setattr("coatnet_mini.train.run.Run", Run)
+    arguments = ["shapes", "--output", "my runs/{preset}"]
+    recipe, preset = command.read_arguments(arguments)
+    told = "python -m coatnet_mini.train shapes --output 'my runs/{preset}'"
+    folder, about = Path("my runs/shapes"), {"command": told, "versions": command.versions()}
+    assert command.run(recipe, preset, arguments) == ((recipe, folder, about), folder)
+    Run.is_main = False
+    assert command.run(recipe, preset, arguments) == ({}, folder)
+    Run.stops = True
+    with pytest.raises(command.Interrupted) as stop:
+        command.run(recipe, preset, arguments)
+    said = "stopped by SIGTERM at step 3 of 9; go on with --resume"
+    assert (str(stop.value), stop.value.code) == (said, 130)
+
+
+def test_the_module_is_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "imagenet22k"])
+    with pytest.raises(SystemExit) as end, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has been imported before
+        runpy.run_module("coatnet_mini.train", run_name="__main__")
+    presets = "digits, shapes, cifar10, imagenet1k, finetune"
+    said = f"error: unknown preset 'imagenet22k'; choose from {presets}\n"
+    assert (end.value.code, capsys.readouterr().err) == (1, said)
+
+
 class OutOfMemoryError(RuntimeError):
     """As torch names it for a GPU."""
 
@@ -299,3 +339,9 @@ def test_versions_are_of_all_that_takes_part_and_is_installed(monkeypatch):
 def test_the_output_folder():
     assert command.folder_of("runs/{preset}", "digits") == Path("runs/digits")
     assert command.folder_of("~/x", "digits") == Path.home() / "x"
+    for output in ("{foo}", "{", "{0}", "{preset.x}"):
+        with pytest.raises(ValueError) as error:
+            command.folder_of(output, "digits")
+        assert str(error.value) == f"output is {output!r}; only {{preset}} is filled in"
+    with pytest.raises(ValueError, match=r"^output is '~nosuchuser/x': .*home"):
+        command.folder_of("~nosuchuser/x", "digits")
