@@ -112,6 +112,15 @@ def test_bias_matrix_is_the_loop_the_gather_and_the_einsum(H, W):
         assert torch.equal(bias_matrix(flipped, H, W), B.transpose(1, 2))
 
 
+def test_tables_of_any_leading_axes_are_spread_alike():
+    tables = torch.randn(2, 3, 5, 7)
+    B = bias_matrix(tables, 3, 4)
+    assert B.shape == (2, 3, 12, 12)
+    for n in range(2):
+        assert torch.equal(B[n], bias_loop(tables[n], 3, 4))
+    assert torch.equal(bias_matrix(tables[1, 2], 3, 4), B[1, 2])
+
+
 def offsets_agree(B, H, W):
     """Every pair with the same two-dimensional offset has the same bias; other offsets differ."""
     seen = {}
@@ -210,6 +219,7 @@ def test_without_content_the_table_alone_is_a_global_convolution():
 def test_bare_form_is_the_equation(form):
     x, w = torch.randn(6, 3), torch.randn(6, 6)
     assert same(relative_attention(x, w, form), attention_loop(x, w, form))
+    assert same(relative_attention(x, w), attention_loop(x, w, "pre"))  # unless told
     for other in {"pre", "post", "none"} - {form}:
         assert not same(relative_attention(x, w, other), attention_loop(x, w, form), 1e-3)
 

@@ -1,7 +1,9 @@
 """What the training command finds in data that it has not seen before: splits, columns, classes."""
 
 import os
-from contextlib import nullcontext
+import runpy
+import sys
+from contextlib import contextmanager
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -11,9 +13,11 @@ import PIL.Image
 import pytest
 from datasets import ClassLabel, Features, Image, Sequence, Value
 
+from coatnet_mini.shapes import CLASSES, shapes
 from coatnet_mini.train import sources
 from coatnet_mini.train.recipe import Recipe
 from coatnet_mini.train.sources import (
+    as_split,
     check_files,
     columns,
     divide,
@@ -24,6 +28,8 @@ from coatnet_mini.train.sources import (
     table,
 )
 from tests.image_files import write_folder, write_parquet
+
+LABELS, IMAGES = ClassLabel(names=["a", "b"]), Image()
 
 # ---- Splits
 
@@ -66,9 +72,43 @@ def test_some_of_the_training_images_are_the_first_of_that_shuffle(monkeypatch):
         open_data(Recipe(train_images=21))
 
 
+def test_splits_are_known_by_their_names_in_messages(tmp_path):
+    def names(**flags):
+        return [split.name for split in open_data(Recipe(**flags))]
+
+    assert names() == ["train", "test"]
+    folder = str(write_folder(tmp_path, count=2))
+    assert names(data=folder) == ["train", "held-out"]
+    assert names(data=folder, split_test="test") == ["train", "test"]
+    assert names(data=folder, split_train="test") == ["test", "held-out"]
+
+
+def test_splits_of_shapes_are_drawn_apart(monkeypatch):
+    monkeypatch.setattr(sources, "SHAPES_TRAIN", 4)
+    monkeypatch.setattr(sources, "SHAPES_TEST", 3)
+    for split, expected in zip(open_data(Recipe(data="shapes")), (4, 3), strict=True):
+        assert split.name == ("train" if expected == 4 else "test")
+        assert split.labels.tolist() == shapes(expected, split.name)[1].tolist()
+        assert split.classes == CLASSES
+
+
+def test_what_is_drawn_here_needs_no_library_of_data_sets(monkeypatch):
+    for name in ("datasets", "huggingface_hub"):
+        monkeypatch.setitem(sys.modules, name, None)
+    anew = runpy.run_path(sources.__file__)
+    train, _ = anew["open_data"](Recipe(data="shapes", train_images=2))
+    assert len(train) == 2
+
+
+def test_a_split_without_images_is_refused():
+    kinds = Features({"image": IMAGES, "label": LABELS})
+    rows = datasets.Dataset.from_dict({"image": [], "label": []}, features=kinds)
+    with pytest.raises(ValueError, match=r"^the split 'train' holds no images$"):
+        as_split(rows, "train", "image", "label", ["a", "b"], [0, 1])
+
+
 # ---- Columns
 
-LABELS, IMAGES = ClassLabel(names=["a", "b"]), Image()
 NUMBERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 NUMBERS += ["float32", "float64", "bool"]
 
@@ -193,24 +233,41 @@ def test_what_looks_like_a_folder_is_not_asked_of_the_hub(name, monkeypatch):
 
 
 def test_folders_and_names_reach_the_library_as_asked(tmp_path, monkeypatch):
-    asked = []
+    asked, looked_for = [], []
+
+    @contextmanager
+    def hub(name):
+        looked_for.append(name)
+        yield
 
     def load_dataset(*arguments, **options):
         asked.append((*arguments, options))
         return {"train": 1}
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    monkeypatch.setattr(sources, "hub_or_cache", lambda name: nullcontext())
+    monkeypatch.setattr(sources, "hub_or_cache", hub)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     assert fetch(Recipe(data="mine")) == {"train": 1}
     fetch(Recipe(data="ada/thing", data_config="small", streaming=True))
     folder = str((tmp_path / "mine").resolve())
     expected = [(folder, None, {"streaming": False}), ("ada/thing", "small", {"streaming": True})]
-    assert asked == expected
+    assert asked == expected and looked_for == ["ada/thing"]
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"^data 'file' is not a folder$"):
         fetch(Recipe(data="file"))
+
+
+def test_the_librarys_own_bars_are_off(monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": 1})
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.enable_progress_bars()
+    try:
+        fetch(Recipe(data="."))
+        assert datasets.are_progress_bars_disabled()
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def test_an_error_without_words_is_told_by_its_kind(tmp_path, monkeypatch):
