@@ -15,6 +15,7 @@ from coatnet_mini import create_model
 from coatnet_mini.images import normalize
 from coatnet_mini.train import run as run_module
 from coatnet_mini.train.augment import mixup, one_hot
+from coatnet_mini.train.checkpoint import save_run
 from coatnet_mini.train.learner import Learner, seed_step
 from coatnet_mini.train.recipe import Recipe
 from coatnet_mini.train.run import Run
@@ -229,6 +230,17 @@ def test_what_is_due_is_due_every_so_many_steps():
 def set_step(run, n):
     run.step = n
     return run
+
+
+def test_a_run_that_diverges_says_what_is_left(tmp_path):
+    run = Run(Recipe(), tmp_path)
+    run.step = 7
+    advice = "a lower --lr or a longer --warmup-steps may help"
+    said = f"the loss is nan at step 7; there is no checkpoint yet; {advice}"
+    assert str(run.diverged("the loss is nan")) == said
+    paths = [save_run(tmp_path / "checkpoints", step, {}) for step in (4, 6)]
+    said = f"the loss is inf at step 7; the last good checkpoint is {paths[-1]}; {advice}"
+    assert str(run.diverged("the loss is inf")) == said
 
 
 def test_only_networks_of_the_package_are_trained(tmp_path):

@@ -139,6 +139,56 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     assert model.config.num_classes == 10 and model.config.drop_path == 0
 
 
+def test_a_run_says_and_keeps_what_it_did(tmp_path, capsys):
+    flags = ["--evaluate-every", 1, "--ema", 0.5, "--checkpoint-every", 1, "--drop-path", 0.1]
+    lines = train(tmp_path, *flags, "--steps", 2)
+    found = next(line for line in lines if "accuracy" in line)
+    values = ("accuracy", "test_loss", "ema_accuracy", "ema_test_loss")
+    assert list(found) == ["step", *values] and found["step"] == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [
+        "on a CPU, MBConv and attention train in their lean forms: the same values",
+        "step 1: " + ", ".join(f"{name} {found[name]:.4f}" for name in values),
+    ]
+    assert said[-1] == f"  stored in         {tmp_path / 'network'}" and len(said) == 2 + 9
+
+    runs(tmp_path / "checkpoints")[-1].unlink()
+    train(tmp_path, *flags, "--steps", 2, "--resume")
+    path = runs(tmp_path / "checkpoints")[0]
+    assert f"resumed at step 1 of 2, from {path}" in capsys.readouterr().out.splitlines()
+    training, model = read_training(tmp_path / "network"), load(tmp_path / "network")
+    results = training.pop("results")
+    for name in ("accuracy", "test_loss", "seconds", "images_per_second", "loader_share"):
+        assert results.pop(name) > 0, name
+    assert results == {
+        **dict(step=2, parameters=sum(p.numel() for p in model.parameters())),
+        **dict(train_images=96, test_images=599, corrupt_train_images=0, corrupt_test_images=0),
+        **dict(device="cpu", processes=1, threads=1),
+    }
+    assert training.keys() == {"command", "versions", "data_sha256", *STORED}
+    assert training["data_sha256"].keys() == {"train", "test"}
+    size = {"num_classes": 10, "image_size": 8, "in_channels": 1}
+    assert training["options"] == {**size, **Recipe(options=SMALL[1:]).overrides()}
+    assert training["model"] == "coatnet_pico" and training["recipe"]["drop_path"] == 0.1
+
+
+STORED = ("model", "options", "classes", "recipe")
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path, capsys):
+    train(tmp_path, "--steps", 1, "--resume")
+    said = f"no checkpoint in {tmp_path / 'checkpoints'}: starting from the beginning\n"
+    assert said in capsys.readouterr().out
+
+
+def test_the_speed_is_that_of_the_steps_it_took(tmp_path):
+    train(tmp_path, "--steps", 6, "--checkpoint-every", 4)
+    runs(tmp_path / "checkpoints")[-1].unlink()
+    train(tmp_path, "--steps", 6, "--checkpoint-every", 4, "--resume")
+    results = read_training(tmp_path / "network")["results"]
+    assert results["images_per_second"] * results["seconds"] == pytest.approx(2 * 16)
+
+
 def test_overfits_one_batch(tmp_path):
     flags = [*STILL, "--label-smoothing", 0, "--lr", 1e-2, "--ema", 0, "--warmup-steps", 5]
     lines = train(tmp_path, "--train-images", 16, "--steps", 60, *flags)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from accelerate.state import PartialState
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 
 from coatnet_mini.images import normalize
@@ -72,12 +72,38 @@ def test_a_lock_says_who_holds_it_and_what_can_be_done(tmp_path):
     assert str(error.value) == f"{held} elsewhere; if it is no more, delete {path}"
 
 
+def test_the_lock_of_a_run_that_is_no_more_is_taken_over(tmp_path, monkeypatch):
+    path, me = tmp_path / machine.LOCK, psutil.Process()
+    gone = {"pid": me.pid, "started": me.create_time() - 9, "host": socket.gethostname()}
+    path.write_text(json.dumps(gone))
+    with machine.locked(tmp_path):
+        assert json.loads(path.read_text())["started"] == me.create_time()
+        path.unlink()  # by a reader who thought it left over
+    path.write_text("")
+    monkeypatch.setattr(machine, "refuse_if_held", lambda path: path.unlink())  # ended just now
+    with machine.locked(tmp_path):
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_a_state_of_accelerates_own_that_was_there_before_is_left():
+    PartialState(cpu=True)
+    try:
+        with machine.accelerator_of(Recipe(device="cpu")) as accelerator:
+            assert accelerator.device.type == "cpu"
+        assert PartialState._shared_state
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("kind", ["NO", "MULTI_CPU", "MULTI_GPU", "FSDP", "DEEPSPEED"])
-def test_processes_may_share_gradients_and_nothing_else(kind, monkeypatch):
+def test_processes_may_share_gradients_and_nothing_else(kind, processes, monkeypatch):
     made = []
+    monkeypatch.setattr(machine, "time", SimpleNamespace(sleep=lambda s: made.append("slept")))
 
     class Accelerator:
-        distributed_type, num_processes = SimpleNamespace(value=kind), 1
+        distributed_type, num_processes = SimpleNamespace(value=kind), processes
 
         def __init__(self, **options):
             made.append(options)
@@ -101,7 +127,7 @@ def test_processes_may_share_gradients_and_nothing_else(kind, monkeypatch):
     else:
         with machine.accelerator_of(Recipe(device="cpu", precision="bf16")) as accelerator:
             assert isinstance(accelerator, Accelerator)
-        assert made == [options, "waited", "ended"]
+        assert made == [options, "waited", *["slept"] * (processes > 1), "ended"]
     assert not PartialState._shared_state  # as before
 
 
