@@ -260,6 +260,25 @@ def test_stream_names_its_images_by_their_place(stream):
     assert [name for name, _ in shuffled[:5]] == [f"train[{n}]" for n in order]
 
 
+def test_a_process_for_which_no_image_is_left_says_so(stream):
+    with pytest.raises(ValueError, match=r"^the split 'train' holds no images for a process$"):
+        take(stream, 1, rank=24, processes=25)
+
+
+def test_what_is_made_ahead_is_told_to_stop_when_nobody_reads_on():
+    stopped = []
+
+    def produce(stop):
+        yield 1
+        stopped.append(stop.wait(10))
+        yield 2
+
+    items = ahead(produce)
+    assert next(items) == 1
+    items.close()
+    assert stopped == [True]
+
+
 @pytest.mark.parametrize("rank, processes", [(0, 1), (1, 2), (2, 3)])
 @pytest.mark.parametrize("shuffled, n", [(1, 5), (7, 1), (24, 7)])
 def test_stream_stopped_often_is_the_stream_that_was_not(stream, rank, processes, shuffled, n):

@@ -463,7 +463,11 @@ def stages(*kinds):
         (lambda: tiny()(torch.zeros(1, 3, 50, 50)), "image size 50×50 .* multiples of 32"),
         (lambda: tiny()(torch.zeros(1, 3, 64, 80)), "image size 64×80 .* multiples of 32"),
         (lambda: tiny().attention_maps(torch.zeros(1, 3, 50, 50)), "image size 50×50"),
-        (lambda: Stage("X", 1, 8), r"stage kind is 'X'; choose from S \(convolutional stem\)"),
+        (
+            lambda: Stage("X", 1, 8),
+            r"stage kind is 'X'; choose from S \(convolutional stem\), P \(patch stem\), "
+            r"C \(MBConv\), T \(Transformer\)$",
+        ),
         (lambda: Stage("C", 0, 8), "stage depth is 0; it must be a positive integer"),
         (lambda: Stage("P", 2, 8), "its depth is 2, not 1"),
         (lambda: CoAtNetConfig(stages("C", "T")), "must be a stem .* got kinds 'CT'"),

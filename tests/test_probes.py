@@ -454,6 +454,8 @@ def test_mass_radius_and_reached_share_by_hand():
     assert probes.reached_share(faint) == 0.5
     assert probes.reached_share(1e-8 * faint) == 0.5
     assert probes.reached_share(faint, tolerance=0) == 1
+    for value, reached in ((0.9e-6, 0.5), (1.1e-6, 1)):  # a millionth of the largest unless told
+        assert probes.reached_share(torch.tensor([[2.0, 2 * value]])) == reached
 
 
 def test_the_default_position_is_the_centre():
