@@ -224,7 +224,7 @@ def moved_by(images, dy, dx, fill):
     moved = torch.roll(images, (dy, dx), (-2, -1))
     if fill == "zeros":
         for n, s, axis in ((images.shape[-2], dy, -2), (images.shape[-1], dx, -1)):
-            moved.narrow(axis, 0 if s >= 0 else n + s, abs(s)).zero_()
+            moved.narrow(axis, 0 if s > 0 else n + s, abs(s)).zero_()
     return moved
 
 
@@ -232,13 +232,13 @@ def nearest(shift, step):
     """shift / step as the nearest integer, halves towards zero."""
     whole, rest = divmod(abs(shift), step)
     whole += 2 * rest > step
-    return whole if shift >= 0 else -whole
+    return whole if shift > 0 else -whole
 
 
 def inside(n, shift, step, margin):
     """The outputs along one axis that `margin` leaves and that hold no entered pixel, a slice."""
     entered = -(-abs(shift) // step)
-    start, stop = (entered, n) if shift >= 0 else (0, n - entered)
+    start, stop = (entered, n) if shift > 0 else (0, n - entered)
     return slice(start + margin, max(start + margin, stop - margin))
 
 

@@ -1,6 +1,8 @@
 """One step of training against the same step by hand, and a run as it is before its first step."""
 
 import copy
+import runpy
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from torch import nn
 from benchmarks.gpu_parts.bare import OneProcess
 from coatnet_mini import create_model
 from coatnet_mini.images import normalize
+from coatnet_mini.train import learner as learner_module
 from coatnet_mini.train import run as run_module
 from coatnet_mini.train.augment import mixup, one_hot
 from coatnet_mini.train.checkpoint import save_run
@@ -105,6 +108,11 @@ def test_without_an_average_the_network_itself_is_kept():
     ours = learner(replace(RECIPE, ema=0))
     ours.learn(pieces(2), 0)
     assert ours.ema is None and ours.trained() is ours.net and ours.state_dict()["ema"] is None
+
+
+def test_a_step_needs_no_accelerate(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert runpy.run_path(learner_module.__file__)["Learner"].__doc__ == Learner.__doc__
 
 
 def test_a_learner_knows_by_what_its_network_is_made_again():

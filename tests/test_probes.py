@@ -95,7 +95,10 @@ def test_translate_of_a_sequence_is_that_of_its_grid():
     x = images()
     moved = probes.translate(tokens_of(x), (1, -3), grid=(H, W))
     assert torch.equal(moved.mT.unflatten(2, (H, W)), probes.translate(x, (1, -3)))
-    assert torch.equal(probes.translate(tokens_of(x)[0], (1, -3), grid=(H, W)), moved[0])
+    for fill in ("wrap", "zeros"):
+        moved = probes.translate(tokens_of(x), (1, -3), grid=(H, W), fill=fill)
+        alone = probes.translate(tokens_of(x)[0], (1, -3), grid=(H, W), fill=fill)
+        assert torch.equal(alone, moved[0])
 
 
 # The error, against loops
@@ -251,6 +254,8 @@ def test_sequences_measure_as_images_do(options):
     measure = partial(probes.equivariance_error, on_tokens, shift=(1, 2), grid=(H, W), **options)
     assert measure(tokens_of(x)) == pytest.approx(expected)
     assert measure(tokens_of(x)[0]) == pytest.approx(measure(tokens_of(x)[:1]))
+    draw = partial(probes.equivariance_map, on_tokens, shift=(1, 2), grid=(H, W), **options)
+    torch.testing.assert_close(draw(tokens_of(x)[0]), draw(tokens_of(x)[:1]), equal_nan=True)
 
 
 # Stride
@@ -396,6 +401,16 @@ def test_receptive_field_of_a_convolution_is_its_kernel():
     torch.testing.assert_close(picture, expected)
 
 
+def test_a_single_sequence_has_the_field_of_its_grid():
+    function, x = attention(relative_bias(H, W, torus=False)), images(b=1)
+
+    def on_tokens(t):
+        return tokens_of(function(t.mT.unflatten(-1, (H, W))[None]))[0]
+
+    picture = probes.receptive_field(on_tokens, tokens_of(x)[0], (1, 2), grid=(H, W))
+    torch.testing.assert_close(picture, probes.receptive_field(function, x, (1, 2)))
+
+
 def test_many_channels_are_estimated_without_bias():
     x, mix = images(b=1, d=8), torch.randn(64, 8, 3, 3)
     measure = partial(probes.receptive_field, partial(F.conv2d, weight=mix, padding=1), x)
@@ -449,6 +464,7 @@ def test_mass_radius_and_reached_share_by_hand():
     assert radii == [0, 0, 1, 1, 2, 2]
     assert probes.mass_radius(0.1 * box, 0.36) == 1  # 9 × 0.1 < 0.36 × 2.5 when rounded
     assert probes.mass_radius(box, 1, position=(2, 3)) == 4
+    assert probes.mass_radius(torch.tensor([[1.0, 0, 0, 0]])) == 2  # all of it is the farthest
     blank, faint = torch.zeros(3, 3), torch.tensor([[1.0, 1e-9]])
     assert probes.mass_radius(blank) == 0 and probes.reached_share(blank) == 0
     assert probes.reached_share(faint) == 0.5
@@ -673,7 +689,7 @@ field = partial(probes.receptive_field, identity)
         (lambda x: probes.translate(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
         (lambda x: error(x, 1, margin=-1), "margin is -1; allowed"),
         (lambda x: error(x, 4, margin=2), r"shift \(0, 4\) and margin 2 leave nothing to compare"),
-        (lambda x: error(x, -6, margin=3), r"shift \(0, -6\) and margin 3 leave nothing to com"),
+        (lambda x: error(x, -7, margin=2), r"shift \(0, -7\) and margin 2 leave nothing to com"),
         (lambda x: error(x, 1, stride=0), "stride is 0; allowed"),
         (lambda x: field(x, (6, 0)), r"position is \(6, 0\); allowed"),
         (lambda x: field(x, 48), "position is 48; allowed"),

@@ -15,7 +15,7 @@ from torch import nn
 
 from coatnet_mini.images import normalize
 from coatnet_mini.train import machine
-from coatnet_mini.train.augment import Augment, random_changes
+from coatnet_mini.train.augment import Augment, rand_augment, random_changes
 from coatnet_mini.train.checkpoint import check_like, runs, save_run, step_of
 from coatnet_mini.train.evaluation import centre, counts, evaluate
 from coatnet_mini.train.learner import seed_step
@@ -264,6 +264,19 @@ def test_half_of_the_images_are_mirrored():
     one_sided[..., 0] = 255
     share = changed(one_sided, flip=True)[..., 0].mean()
     assert 0.4 < share < 0.6
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rand_augment_draws_from_kornias_list_but_for_colours_of_grey_images(channels, monkeypatch):
+    from kornia.augmentation.auto.rand_augment.rand_augment import default_policy
+
+    given = []
+    monkeypatch.setattr("kornia.augmentation.auto.RandAugment", lambda *all: given.append(all))
+    rand_augment(Recipe(channels=channels, rand_augment_layers=2, rand_augment_magnitude=10))
+    names = [[name for name, *_ in operation] for operation in default_policy]
+    assert ["color"] in names
+    kept = [op for op in default_policy if channels == 3 or op[0][0] != "color"]
+    assert given == [(2, 10, kept)]
 
 
 def test_images_stay_between_black_and_white_whatever_is_done_to_them():
