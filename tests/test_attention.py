@@ -439,6 +439,12 @@ def test_resize_is_bilinear_and_keeps_the_zero_offset(grid):
         assert grid in [(3, 4), (1, 1)] or not same(wrong, resize_loop(table, *grid), 1e-3)
 
 
+def test_a_table_may_have_any_odd_sides():
+    for side in (1, 3, 5, 9, 15):
+        table = torch.randn(2, side, 9)
+        assert same(resize_table(table, 3, 4), resize_loop(table, 3, 4))
+
+
 def test_resize_to_the_same_grid_changes_nothing():
     table = torch.randn(2, 5, 7)
     assert resize_table(table, 3, 4) is table

@@ -204,6 +204,11 @@ def test_one_channel_at_least_is_squeezed():
     assert sizes == [1, 2, 4]
 
 
+def test_nothing_is_pooled_at_stride_one():
+    assert all(type(make_pool(kind, 1)) is nn.Identity for kind in ("max", "avg"))
+    assert [make_pool(kind, 3).kernel_size for kind in ("max", "avg")] == [3, 3]
+
+
 def test_only_what_no_norm_follows_has_a_bias():
     block = MBConv(4, 8)
     convolutions = {name for name, m in block.named_modules() if isinstance(m, nn.Conv2d)}
@@ -215,7 +220,9 @@ def test_only_what_no_norm_follows_has_a_bias():
 
 def test_a_stem_strides_once():
     stem = ConvStem(3, 4, 4, 3)
-    assert [m.stride[0] for m in stem if isinstance(m, nn.Conv2d)] == [4, 1, 1]
+    convolutions = [m for m in stem if isinstance(m, nn.Conv2d)]
+    assert [m.stride for m in convolutions] == [(4, 4), (1, 1), (1, 1)]
+    assert all(m.kernel_size == (3, 3) and m.padding == (1, 1) for m in convolutions)
     assert [type(m) for m in stem][1:3] == [nn.BatchNorm2d, nn.GELU] and len(stem) == 7
 
 

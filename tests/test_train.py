@@ -23,6 +23,7 @@ from torch import nn
 from coatnet_mini import create_model
 from coatnet_mini.checkpoint import load, read_training
 from coatnet_mini.images import digit_images, normalize
+from coatnet_mini.train import run
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
 from coatnet_mini.train.checkpoint import last_run, read_state, runs, save_run, step_of
@@ -181,12 +182,40 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path, capsys):
     assert said in capsys.readouterr().out
 
 
-def test_the_speed_is_that_of_the_steps_it_took(tmp_path):
-    train(tmp_path, "--steps", 6, "--checkpoint-every", 4)
-    runs(tmp_path / "checkpoints")[-1].unlink()
-    train(tmp_path, "--steps", 6, "--checkpoint-every", 4, "--resume")
-    results = read_training(tmp_path / "network")["results"]
+class Bar:
+    """What a progress bar is told."""
+
+    told, write = None, print
+
+    def __init__(self, **options):
+        Bar.told = {**options, "updates": 0, "losses": []}
+
+    def update(self):
+        self.told["updates"] += 1
+
+    def set_postfix(self, loss):
+        self.told["losses"].append(loss)
+
+    def close(self):
+        self.told["closed"] = True
+
+
+def test_speed_and_bar_are_those_of_the_steps_it_took(tmp_path, monkeypatch):
+    folder, flags = tmp_path / "some" / "where", ["--steps", 6, "--checkpoint-every", 4]
+    train(folder, *flags)
+    runs(folder / "checkpoints")[-1].unlink()
+    monkeypatch.setattr(run, "tqdm", Bar)
+    lines = train(folder, *flags, "--resume")
+    results = read_training(folder / "network")["results"]
     assert results["images_per_second"] * results["seconds"] == pytest.approx(2 * 16)
+    assert Bar.told == {
+        **dict(total=6, initial=4, unit="step", disable=None, updates=2, closed=True),
+        "losses": [f"{line['loss']:.3f}" for line in lines[4:]],
+    }
+    train(folder, *flags, "--resume")  # with nothing left to do
+    results = read_training(folder / "network")["results"]
+    speeds = [results[name] for name in ("seconds", "images_per_second", "loader_share")]
+    assert speeds == [0, 0, 0]
 
 
 def test_overfits_one_batch(tmp_path):

@@ -221,7 +221,8 @@ def test_describe_tells_static_from_adaptive():
         "depends on x": False,
     }
     adaptive = describe(attention_matrix, x, other)
-    assert adaptive["depends on x"]
+    assert adaptive["depends on x"] and not adaptive["negative weights"]
+    assert not describe(lambda x: torch.eye(5), x, other)["negative weights"]
     assert adaptive["reach"] == 4
     assert not adaptive["same rule"]
     assert adaptive["row sums"] == pytest.approx((1.0, 1.0))
