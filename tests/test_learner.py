@@ -14,6 +14,7 @@ from torch import nn
 
 from benchmarks.gpu_parts.bare import OneProcess
 from coatnet_mini import create_model
+from coatnet_mini.checkpoint import save_network
 from coatnet_mini.images import normalize
 from coatnet_mini.train import learner as learner_module
 from coatnet_mini.train import run as run_module
@@ -102,6 +103,43 @@ def test_steps_are_those_by_hand(changed):
     assert close(ours.net.state_dict(), net.state_dict())
     assert ours.trained() is ours.ema.module and close(ours.ema.module.state_dict(), average)
     assert not close(ours.net.state_dict(), average)
+
+
+def test_gradients_are_shared_by_the_last_part_of_a_step_alone():
+    class Counting(OneProcess):
+        alone = 0
+
+        def no_sync(self, model):
+            self.alone += 1
+            return super().no_sync(model)
+
+    machine = Counting(torch.device("cpu"), bf16=False)
+    ours, batches = Learner(replace(RECIPE, accumulate=3), CLASSES, STEPS, machine), pieces(6)
+    for step in (0, 1):
+        ours.learn(batches, step)
+    assert machine.alone == 2 * 2
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+def test_a_learner_may_start_from_stored_weights(classes, tmp_path):
+    stored = learner(replace(RECIPE, seed=4))
+    save_network(tmp_path, stored.net.state_dict(), stored.config)
+    machine = OneProcess(torch.device("cpu"), bf16=False)
+    ours = Learner(replace(RECIPE, init_from=str(tmp_path)), classes, STEPS, machine)
+    assert ours.starts_anew is (classes == 5)
+    weights, average = ours.net.state_dict(), ours.ema.module.state_dict()
+    for name, weight in stored.net.state_dict().items():
+        if classes == 3 or not name.startswith("head.classifier."):
+            assert torch.equal(weights[name], weight) and torch.equal(average[name], weight)
+
+
+def test_a_state_of_another_network_is_described():
+    ours = learner()
+    ours.learn(pieces(2), 0)
+    state = ours.state_dict()
+    del state["model"]["stem.bias"]
+    with pytest.raises(TypeError, match=r"^its model has no stem\.bias$"):
+        learner().load_state_dict(state, 1)
 
 
 def test_without_an_average_the_network_itself_is_kept():

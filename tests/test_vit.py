@@ -333,6 +333,9 @@ def test_initial_weights():
     assert model.embedding.positions.std().item() == pytest.approx(0.02, rel=0.05)
     assert all(not m.bias.any() for m in model.modules() if isinstance(m, nn.Linear))
     fan = ViT(ViTConfig(width=96, depth=2, head_dim=32))
+    fan_out = 16 * 16 * 96
+    assert fan.stem.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    assert not fan.stem.bias.any()
     assert fan.blocks[1].mlp.expand.weight.std().item() == pytest.approx(
         (2 / (96 + 384)) ** 0.5, rel=0.05
     )
