@@ -227,6 +227,35 @@ def prepared(tmp_path, monkeypatch):
     return prepare
 
 
+class Told:
+    """Stands for a progress bar or for the metrics."""
+
+    def __init__(self, *given, **options):
+        self.given, self.options, self.closed = given, options, False
+        made.append(self)
+
+    def close(self):
+        self.closed = True
+
+
+made = []
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_bar_and_metrics_are_the_first_processs_and_are_closed(prepared, monkeypatch, is_main):
+    run = prepared(steps=4, tensorboard=False)
+    monkeypatch.setattr(run_module, "tqdm", Told)
+    monkeypatch.setattr(run_module, "Metrics", Told)
+    made.clear()
+    run.is_main, run.step = is_main, 4
+    assert run.loop() == {"seconds": 0, "images_per_second": 0, "loader_share": 0}
+    bar, *metrics = made
+    disable = None if is_main else True
+    assert bar.options == dict(total=4, initial=4, unit="step", disable=disable)
+    assert [each.given for each in metrics] == [(run.folder, 4, False)] * is_main
+    assert all(each.closed for each in made)
+
+
 def test_crops_are_cut_from_larger_images_in_training_and_evaluation(prepared):
     run = prepared()
     assert [data.decoder.size for data in (run.train_data, run.test_data)] == [28, 28]
