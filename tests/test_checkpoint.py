@@ -179,6 +179,13 @@ def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name_and_then_its_name
     assert [name for name, _ in waited] == ["unfinished.pt", tmp_path.name]
 
 
+def test_no_file_is_left_open(tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        flush(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_windows_waits_for_files_opened_to_write_and_for_no_folders(tmp_path, monkeypatch):
     waited = on_the_disk(monkeypatch)
     monkeypatch.setattr(checkpoint, "sys", SimpleNamespace(platform="win32"))
