@@ -157,7 +157,7 @@ class MultiHeadAttention(nn.Module):
         """(H, W) of the bias table; None without one."""
         if self.relative_bias_table is None:
             return None
-        return tuple((side + 1) // 2 for side in self.relative_bias_table.shape[1:])
+        return tuple(side // 2 + 1 for side in self.relative_bias_table.shape[1:])
 
     def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """x (B, N, D) → (B, N, D_out).

@@ -55,7 +55,7 @@ def depthwise_unfold(
     x = pad(x, weight, padding, stride, dilation)
     B, D = x.shape[:2]
     size = output_size(x, weight, stride, dilation)
-    columns = F.unfold(x, weight.shape[-2:], dilation=dilation, stride=stride)  # (B, D·k·k, N)
+    columns = F.unfold(x, weight.shape[1:], dilation=dilation, stride=stride)  # (B, D·k·k, N)
     columns = columns.view(B, D, weight[0].numel(), math.prod(size))  # (B, D, k·k, N)
     y = torch.einsum("dk,bdkn->bdn", weight.flatten(1), columns)
     return y.view(B, D, *size)
@@ -67,7 +67,7 @@ def depthwise_matrix(
     """One doubly block-Toeplitz matrix per channel, applied by `weighted_sum`."""
     padded = pad(x, weight, padding, stride, dilation)
     W = convolution_matrix(
-        weight, x.shape[-2:], padding=padding, stride=stride, dilation=dilation
+        weight, x.shape[2:], padding=padding, stride=stride, dilation=dilation
     )  # (D, N', N)
     y = weighted_sum(W, x.flatten(2).mT, per_channel=True)  # (B, N', D)
     return y.mT.reshape(*x.shape[:2], *output_size(padded, weight, stride, dilation))
@@ -90,7 +90,7 @@ def pad(x: Tensor, weight: Tensor, padding: str, stride: int, dilation: int) -> 
             f"got shapes {tuple(x.shape)} and {tuple(weight.shape)}"
         )
     whole("stride", stride)
-    (H, W), (k_h, k_w) = x.shape[-2:], weight.shape[-2:]
+    (H, W), (k_h, k_w) = x.shape[2:], weight.shape[1:]
     rows, columns = margin(H, k_h, padding, dilation), margin(W, k_w, padding, dilation)
     mode = "circular" if padding == "circular" else "constant"
     return F.pad(x, (columns, columns, rows, rows), mode=mode)
@@ -98,6 +98,6 @@ def pad(x: Tensor, weight: Tensor, padding: str, stride: int, dilation: int) -> 
 
 def output_size(padded: Tensor, weight: Tensor, stride: int, dilation: int) -> tuple[int, int]:
     """(H', W') of the output, from the padded input."""
-    lengths = zip(padded.shape[-2:], weight.shape[-2:], strict=True)
+    lengths = zip(padded.shape[2:], weight.shape[1:], strict=True)
     height, width = (output_length(n, k, stride, dilation) for n, k in lengths)
     return height, width

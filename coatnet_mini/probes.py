@@ -206,7 +206,7 @@ def error_map_of(y, moved, shift, steps, margin):
     # A single output has nowhere to move: it is compared with itself.
     axes = [(n, 0 if n == 1 else s, t) for n, s, t in zip(size, shift, steps, strict=True)]
     region = (..., *(slice(n) if margin is None else inside(n, s, t, margin) for n, s, t in axes))
-    expected = moved_by(y, *(nearest(s, t) for _, s, t in axes), "wrap")[region]
+    expected = y.roll([nearest(s, t) for _, s, t in axes], (-2, -1))[region]
     if expected.numel() == 0:
         raise ValueError(
             f"shift {shift} and margin {margin} leave nothing to compare "
@@ -224,7 +224,7 @@ def moved_by(images, dy, dx, fill):
     moved = torch.roll(images, (dy, dx), (-2, -1))
     if fill == "zeros":
         for n, s, axis in ((images.shape[-2], dy, -2), (images.shape[-1], dx, -1)):
-            moved.narrow(axis, 0 if s >= 0 else n + s, abs(s)).zero_()
+            moved.narrow(axis, 0 if s > 0 else n + s, abs(s)).zero_()
     return moved
 
 
@@ -232,13 +232,13 @@ def nearest(shift, step):
     """shift / step as the nearest integer, halves towards zero."""
     whole, rest = divmod(abs(shift), step)
     whole += 2 * rest > step
-    return whole if shift >= 0 else -whole
+    return whole if shift > 0 else -whole
 
 
 def inside(n, shift, step, margin):
     """The outputs along one axis that `margin` leaves and that hold no entered pixel, a slice."""
     entered = -(-abs(shift) // step)
-    start, stop = (entered, n) if shift >= 0 else (0, n - entered)
+    start, stop = (entered, n) if shift > 0 else (0, n - entered)
     return slice(start + margin, max(start + margin, stop - margin))
 
 
@@ -338,7 +338,7 @@ def input_size(x, grid):
                 f"x has shape {tuple(x.shape)}; allowed: (B, D, H, W), "
                 "or (..., N, D) with grid=(H, W)"
             )
-        return tuple(x.shape[-2:])
+        return tuple(x.shape[2:])
     size = as_pair(grid, "grid")
     if x.dim() < 2 or x.shape[-2] != size[0] * size[1]:
         raise ValueError(

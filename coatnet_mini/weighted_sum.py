@@ -162,7 +162,7 @@ def describe(
     if x.shape != other.shape or torch.equal(x, other):
         raise ValueError("x and other must be two different inputs of the same shape")
     W, W_other = operator(x), operator(other)
-    sums = W.sum(-1)
+    sums = W.sum(1)
     return {
         "reach": reach(W, size),
         "same rule": is_toeplitz(W, size),

@@ -112,6 +112,15 @@ def test_bias_matrix_is_the_loop_the_gather_and_the_einsum(H, W):
         assert torch.equal(bias_matrix(flipped, H, W), B.transpose(1, 2))
 
 
+def test_tables_of_any_leading_axes_are_spread_alike():
+    tables = torch.randn(2, 3, 5, 7)
+    B = bias_matrix(tables, 3, 4)
+    assert B.shape == (2, 3, 12, 12)
+    for n in range(2):
+        assert torch.equal(B[n], bias_loop(tables[n], 3, 4))
+    assert torch.equal(bias_matrix(tables[1, 2], 3, 4), B[1, 2])
+
+
 def offsets_agree(B, H, W):
     """Every pair with the same two-dimensional offset has the same bias; other offsets differ."""
     seen = {}
@@ -210,6 +219,7 @@ def test_without_content_the_table_alone_is_a_global_convolution():
 def test_bare_form_is_the_equation(form):
     x, w = torch.randn(6, 3), torch.randn(6, 6)
     assert same(relative_attention(x, w, form), attention_loop(x, w, form))
+    assert same(relative_attention(x, w), attention_loop(x, w, "pre"))  # unless told
     for other in {"pre", "post", "none"} - {form}:
         assert not same(relative_attention(x, w, other), attention_loop(x, w, form), 1e-3)
 
@@ -273,6 +283,13 @@ def test_weights_are_those_of_forward(form):
     assert weights.shape == (2, 2, 12, 12)
     v = attention.heads_of(x)[2]
     assert same(attention(x), attention.out((weights @ v).transpose(1, 2).flatten(2)))
+
+
+def test_a_layer_has_heads_of_32_channels_as_wide_as_it_reads_and_no_bias_unless_told():
+    attention = MultiHeadAttention(64)
+    assert (attention.heads, attention.head_dim, attention.relative_bias) == (2, 32, "none")
+    assert attention.out.out_features == 64
+    assert attention.grid is None and attention.bias() is None
 
 
 def test_plain_layer_is_pytorchs_own():
@@ -422,6 +439,12 @@ def test_resize_is_bilinear_and_keeps_the_zero_offset(grid):
         assert grid in [(3, 4), (1, 1)] or not same(wrong, resize_loop(table, *grid), 1e-3)
 
 
+def test_a_table_may_have_any_odd_sides():
+    for side in (1, 3, 5, 9, 15):
+        table = torch.randn(2, side, 9)
+        assert same(resize_table(table, 3, 4), resize_loop(table, 3, 4))
+
+
 def test_resize_to_the_same_grid_changes_nothing():
     table = torch.randn(2, 5, 7)
     assert resize_table(table, 3, 4) is table
@@ -436,6 +459,14 @@ def test_a_checkpoint_of_another_grid_loads():
     x = torch.randn(2, 36, 8)
     assert same(large(x), small(x, (6, 6)))  # the same as reading the small table resized
     assert same(large(x), multi_head_loop(large, x))
+
+
+def test_a_table_is_neither_invented_nor_dropped_when_a_state_is_loaded():
+    with_table, without = layer(), layer(form="none")
+    with pytest.raises(RuntimeError, match=r"Missing key.*relative_bias_table"):
+        with_table.load_state_dict(without.state_dict())
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*relative_bias_table"):
+        without.load_state_dict(with_table.state_dict())
 
 
 def test_another_grid_at_run_time_reads_the_table_anew():
@@ -453,11 +484,16 @@ def test_another_grid_at_run_time_reads_the_table_anew():
     "call, message",
     [
         (lambda: relative_index(0, 3), "0×3"),
+        (lambda: relative_index(3, 0), "3×0"),
         (lambda: bias_matrix(torch.zeros(2, 5, 5), 3, 4), "5×7 offsets, got 5×5"),
         (lambda: resize_table(torch.zeros(2, 4, 7), 3, 3), r"odd sides, got \(2, 4, 7\)"),
+        (lambda: resize_table(torch.zeros(2, 5, 6), 3, 3), r"odd sides, got \(2, 5, 6\)"),
         (lambda: resize_table(torch.zeros(5, 7), 3, 3), r"got \(5, 7\)"),
-        (lambda: attention_weights(torch.zeros(2, 2), form="both"), "'both'; choose from pre"),
-        (lambda: MultiHeadAttention(8, 8, 4, (2, 2), "both"), "'both'; choose from pre"),
+        (
+            lambda: attention_weights(torch.zeros(2, 2), form="both"),
+            "^form is 'both'; choose from pre",
+        ),
+        (lambda: MultiHeadAttention(8, 8, 4, (2, 2), "both"), "^relative_bias is 'both'; choose"),
         (lambda: MultiHeadAttention(8, 10, 4), "width 10 is not a multiple of head_dim 4"),
         (lambda: MultiHeadAttention(8, relative_bias="pre", head_dim=4), "needs a grid"),
         (

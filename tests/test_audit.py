@@ -1,6 +1,9 @@
 """The audit passes what is sound, names what is not, and passes nothing that it could not see."""
 
+import runpy
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import nn
 from benchmarks.peers import load_timm
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.audit import CHECKS, audit
-from coatnet_mini.audit.__main__ import main, meant
+from coatnet_mini.audit.__main__ import main, maker, meant
 from coatnet_mini.audit.defects import DEFECTS, SMALL, broken, of_kind
 from coatnet_mini.audit.report import PASSED, UNKNOWN
 from coatnet_mini.blocks import MBConv, TransformerBlock, as_grid, as_tokens
@@ -20,11 +23,13 @@ from coatnet_mini.exercises.ch17 import SUSPICIONS, guilty, suspect
 OF_A_BIAS = {"per head", "per layer", "offsets", "gradient"}
 
 
-def small(change=None, **options):
+def small(*changes, **options):
+    """What makes the small network for an image size, changed."""
+
     def make(size):
         torch.manual_seed(0)
         net = CoAtNet(replace(SMALL, image_size=size, **options))
-        if change is not None:
+        for change in changes:
             change(net)
         return net
 
@@ -155,8 +160,11 @@ def test_each_public_defect_fails_its_check_alone(name):
 
 
 def test_every_defect_gives_the_right_shape():
+    images = torch.randn(2, 1, 16, 16)
     for name in DEFECTS:
-        assert broken(name)(torch.randn(2, 1, 16, 16)).shape == (2, 10)
+        net = broken(name)
+        assert net(images).shape == (2, 10)
+        assert [A.shape[2] for A in net.attention_maps(images).values()] == [64, 64, 16, 16]
 
 
 def attention(forward):
@@ -365,11 +373,31 @@ class Foreign(nn.Module):
         return self.last(images.mean((2, 3)))
 
 
-def test_what_is_not_there_is_never_passed():
-    report = audit(Foreign(), SMALL)
-    assert set(report.passed) <= {"shapes", "same twice", "head"}
-    assert {"bias", "softmax", "heads", "norms", "residuals", "gates"} <= set(report.unknown)
-    assert {"blocks", "stem"} <= set(report.failed)
+class Gives(nn.Module):
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, images):
+        return self.what(images)
+
+
+@pytest.mark.parametrize("network", [Foreign(), Gives(lambda x: x.mean((2, 3)))])
+def test_what_is_not_there_is_never_passed(network):
+    report = audit(network, SMALL)
+    is_a_layer = isinstance(network, Foreign)
+    assert report.passed == ["head", "shapes", "same twice"][not is_a_layer :]
+    assert report.failed == ["blocks", "stem", *([] if is_a_layer else ["head"])]
+
+
+def runs_on_squares(size):
+    def check(net, images):
+        if images[0].shape[2] != images[0].shape[3]:
+            raise ValueError("squares only")
+
+    net = small()(size)
+    net.register_forward_pre_hook(check)
+    return net
 
 
 def test_a_network_for_squares_only_is_audited_on_squares():
@@ -381,6 +409,11 @@ def test_a_network_for_squares_only_is_audited_on_squares():
     report = audit(squares, SMALL)
     assert not report.failed
     assert report["shapes"].found == "not made for 8×12, 8×8 kept, 8×12 kept"
+    assert (
+        audit(runs_on_squares, SMALL)["shapes"].found == "not made for 8×12, 8×8 kept, 8×12 refused"
+    )
+    report = audit(squares, SMALL, (8, 16))
+    assert report["shapes"].found == "not made for 8×16, 16×16 kept, 16×20 kept"
 
 
 def test_a_network_for_one_size_says_which_it_refuses():
@@ -433,15 +466,6 @@ def test_what_is_half_seen_is_not_passed(check):
     assert audit(small(HALF_SEEN[check]), SMALL)[check].status == UNKNOWN
 
 
-class Gives(nn.Module):
-    def __init__(self, what):
-        super().__init__()
-        self.what = what
-
-    def forward(self, images):
-        return self.what(images)
-
-
 @pytest.mark.parametrize(
     ("network", "like", "size", "words"),
     [
@@ -478,16 +502,41 @@ def test_the_report_reads():
 def test_the_command(capsys, monkeypatch):
     assert main(["coatnet_pico"]) == 0
     assert "0 failed" in capsys.readouterr().out
+    assert main(["vit_pico", "--like", "coatnet_pico"]) == 1
+    assert "✗ blocks " in capsys.readouterr().out
     assert main(["nothing"]) == 2
     assert main(["ceit_tiny", "--like", "nothing"]) == 2
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert main(["timm:coatnet_0_224"]) == 2
     words = capsys.readouterr().err.splitlines()
-    assert len(words) == 2 and all(line.startswith("error: ") for line in words)
+    assert [line[:14] for line in words] == ["error: cannot ", "error: unknown", "error: timm is"]
+    assert words[0].endswith("what 'nothing' is meant to be: say it with --like")
+
+
+def test_the_command_makes_timms_networks_for_a_size(monkeypatch):
+    timm = SimpleNamespace(create_model=lambda *name, **options: (name, options))
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    assert maker("timm:coatnet_0_224", "coatnet_0")((64, 96)) == (
+        ("coatnet_0_224",),
+        {"img_size": (64, 96)},
+    )
+
+
+def test_the_command_ends_with_its_code(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["audit", "nothing"])
+    monkeypatch.delitem(sys.modules, "coatnet_mini.audit.__main__")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("coatnet_mini.audit", run_name="__main__")
+    assert end.value.code == 2
 
 
 def test_the_name_says_what_is_meant():
     assert meant("timm:coatnet_0_224") == "coatnet_0"
     assert meant("timm:coatnet_rmlp_2_rw_224") == "coatnet_2"
     assert meant("coatnet_pico") == "coatnet_pico"
+    for name in ("timm:coatnet_nano_rw_224", "coatnet_8", "coatnet_12"):
+        with pytest.raises(ValueError, match="--like"):
+            meant(name)
 
 
 # ---- the exercise ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import (
     MLP,
     ConvStem,
@@ -180,6 +181,51 @@ def test_mbconv_is_equation_5(norm, downsample, dim, out_dim, stride):
         assert not same(broken(x), expected, 1e-3)
 
 
+def test_blocks_are_the_papers_unless_told():
+    """And the eps of their norms the lineage's."""
+    block = MBConv(4, 8)
+    norms = [block.norm, block.expand_norm, block.depthwise_norm]
+    assert all(type(norm) is nn.BatchNorm2d and norm.eps == 1e-3 for norm in norms)
+    assert block.stride == 1 and block.expand.out_channels == 32
+    assert block.se.reduce.out_features == 2
+    pools = MBConv(4, 4, 2).shortcut, TransformerBlock(32, 32, (2, 2), 2).shortcut
+    assert all(type(shortcut[0]) is nn.MaxPool2d for shortcut in pools)
+    assert MBConv(4, 4, 2).expand.stride == (2, 2)  # equation (5)
+    block = TransformerBlock(64, 64, (2, 2))
+    assert all(type(n) is LayerNorm2d and n.eps == 1e-5 for n in (block.norm, block.mlp_norm))
+    assert (block.stride, block.attention.heads, block.attention.relative_bias) == (1, 2, "pre")
+    assert block.mlp.expand.out_features == MLP(64).expand.out_features == 256
+    assert block.drop_path.rate == MBConv(4, 4).drop_path.rate == 0
+    assert type(ConvStem(3, 4)[1]) is nn.BatchNorm2d and ConvStem(3, 4)[1].eps == 1e-3
+
+
+def test_one_channel_at_least_is_squeezed():
+    sizes = [MBConv(4, 4, se_ratio=ratio).se.reduce.out_features for ratio in (0.1, 0.5, 1.0)]
+    assert sizes == [1, 2, 4]
+
+
+def test_nothing_is_pooled_at_stride_one():
+    assert all(type(make_pool(kind, 1)) is nn.Identity for kind in ("max", "avg"))
+    assert [make_pool(kind, 3).kernel_size for kind in ("max", "avg")] == [3, 3]
+
+
+def test_only_what_no_norm_follows_has_a_bias():
+    block = MBConv(4, 8)
+    convolutions = {name for name, m in block.named_modules() if isinstance(m, nn.Conv2d)}
+    assert convolutions == {"shortcut.1", "expand", "depthwise", "project"}
+    biases = {name for name in convolutions if block.get_submodule(name).bias is not None}
+    assert biases == {"shortcut.1", "project"}
+    assert all(m.bias is None for m in ConvStem(3, 4, depth=3) if isinstance(m, nn.Conv2d))
+
+
+def test_a_stem_strides_once():
+    stem = ConvStem(3, 4, 4, 3)
+    convolutions = [m for m in stem if isinstance(m, nn.Conv2d)]
+    assert [m.stride for m in convolutions] == [(4, 4), (1, 1), (1, 1)]
+    assert all(m.kernel_size == (3, 3) and m.padding == (1, 1) for m in convolutions)
+    assert [type(m) for m in stem][1:3] == [nn.BatchNorm2d, nn.GELU] and len(stem) == 7
+
+
 def test_residual_options():
     without = MBConv(4, 8, se_ratio=0)
     assert isinstance(without.se, nn.Identity)
@@ -258,6 +304,13 @@ def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean():
     assert not torch.equal(kept.all(1), kept.any(1))
 
 
+def test_nothing_is_drawn_or_divided_at_rate_zero():
+    drop, x = StochasticDepth(0.0), torch.randn(3, 2)
+    before = torch.get_rng_state()
+    assert drop(x) is x and torch.equal(torch.get_rng_state(), before)
+    assert str(StochasticDepth(0.25)) == "StochasticDepth(rate=0.25)"
+
+
 def test_each_residual_of_a_transformer_block_draws_on_its_own():
     block = shake(TransformerBlock(4, 4, (1, 1), head_dim=4, drop_path=0.5))
     x = torch.randn(1, 4, 1, 1).repeat(400, 1, 1, 1)
@@ -321,6 +374,16 @@ def test_initialisation_has_the_documented_scale(scheme):
         assert module.bias.abs().max() == 0
 
 
+def test_tables_start_small_and_other_layers_as_they_are():
+    attention = MultiHeadAttention(8, 8, 4, (30, 40), "pre")
+    init_weights(attention)
+    assert abs(attention.relative_bias_table.std().item() / 0.02 - 1) < 0.05
+    init_weights(MultiHeadAttention(8, head_dim=4))  # without a table
+    norm = nn.LayerNorm(4)
+    init_weights(norm)
+    assert norm.weight.tolist() == [1] * 4
+
+
 def test_initialisation_is_by_the_fan_unless_told():
     linear = nn.Linear(300, 500)
     init_weights(linear)
@@ -334,6 +397,7 @@ def test_initialisation_is_by_the_fan_unless_told():
     "call, message",
     [
         (lambda: MBConv(4, 4, 2)(torch.zeros(1, 4, 3, 4)), "3×4 grid .* multiples of 2"),
+        (lambda: MBConv(4, 4, 2)(torch.zeros(1, 4, 4, 5)), "4×5 grid .* multiples of 2"),
         (
             lambda: TransformerBlock(4, 4, (1, 1), 2, 4)(torch.zeros(1, 4, 3, 2)),
             "3×2 grid .* multiples of 2",

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -549,6 +550,74 @@ def test_replace_head_keeps_the_rest(make):
     assert model(x).shape == (2, 9) and model.config.num_classes == 9
     assert model.head.classifier.weight.dtype == torch.float64
     assert torch.equal(model.encode(x)[1], before)
+
+
+def test_a_configuration_is_that_of_the_official_code_unless_told():
+    assert asdict(CeiTConfig(width=192)) == {
+        **asdict(ViTConfig(width=192)),
+        **dict(i2t_channels=64, i2t_convs=((7, 2),), i2t_pool=(3, 2), i2t_batch_norm=True),
+        **dict(leff_kernel=3, leff_batch_norm=True, lca=True, last_leff=True),
+    }
+    assert asdict(on_meta("ceit_pico").config) == {
+        **asdict(CeiTConfig(width=192)),
+        **dict(width=96, depth=4, head_dim=32, patch_size=4, image_size=(32, 32)),
+        **dict(i2t_channels=16, i2t_convs=((3, 1),)),
+    }
+
+
+def test_parts_are_those_of_the_network_unless_told():
+    stem = ImageToTokens(3, 192)
+    assert str(stem) == str(on_meta("ceit_tiny").stem)
+    leff = LeFF(192)
+    assert str(leff) == str(on_meta("ceit_tiny").blocks[0].mlp)
+    lca = LayerwiseClassAttention(192, 12)
+    assert str(lca) == str(on_meta("ceit_tiny").lca)
+    assert count(lca) == count(on_meta("ceit_tiny").lca) and lca.attention.heads == 3
+    assert not lca.layer_positions.any()  # at first
+
+
+def test_options_reach_every_part():
+    options = dict(layer_norm_eps=0.02, expansion=2, drop_path=0.3, leff_kernel=5)
+    model = CeiT(CeiTConfig(**TINY, **options, leff_batch_norm=False))
+    norms = [module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    assert norms == [0.02] * (2 * 3 + 2 + 1)
+    assert [block.drop_path.rate for block in model.blocks] == [0, 0.15, 0.3]
+    assert model.lca.mlp.expand.out_features == 24 and model.lca.attention.head_dim == 4
+    for block in model.blocks:
+        assert block.attention.head_dim == 4 and block.mlp.expand.out_features == 24
+        assert block.mlp.depthwise.kernel_size == (5, 5)
+        assert isinstance(block.mlp.expand_norm, nn.Identity)
+
+
+def test_windows_and_their_number_have_bounds():
+    for options in (
+        dict(i2t_convs=((999, 1),), patch_size=16),
+        dict(i2t_convs=((1, 1),) * 10, i2t_pool=None),
+        dict(i2t_convs=((3, 999),), i2t_pool=None, patch_size=999, image_size=999),
+        dict(leff_kernel=999, depth=1),
+    ):
+        CeiTConfig(**{"width": 64, "i2t_channels": 1, **options})
+    for options in (
+        dict(i2t_convs=((1001, 1),)),
+        dict(i2t_convs=((3, 1000),), patch_size=1000, image_size=1000),
+        dict(i2t_convs=((-3, 1),)),
+        dict(i2t_convs=((3, 1, 1),)),
+        dict(i2t_pool=(2, 2)),
+        dict(i2t_convs=((1, 1),) * 11, i2t_pool=None),
+        dict(leff_kernel=1001),
+    ):
+        with pytest.raises(ValueError, match=r"(i2t_convs|i2t_pool|leff_kernel) (is|has) "):
+            CeiTConfig(**{"width": 64, "i2t_channels": 1, **options})
+
+
+def test_pixels_of_a_feature_are_the_product_of_all_strides():
+    def stride(**options):
+        return CeiTConfig(**{"width": 64, "patch_size": 36, "image_size": 72, **options}).i2t_stride
+
+    assert stride() == 4
+    assert stride(i2t_convs=((3, 3), (5, 2))) == 12
+    assert stride(i2t_convs=((3, 3), (5, 2)), i2t_pool=None) == 6
+    assert stride(i2t_convs=()) == 1  # nor is there a pool
 
 
 def test_config_survives_json():

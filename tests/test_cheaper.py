@@ -24,6 +24,12 @@ def test_streamed_attention_is_attention(block):
     assert torch.allclose(y, F.scaled_dot_product_attention(q, k, v, scale=0.3), atol=1e-12)
 
 
+def test_streamed_attention_has_no_scale_unless_told():
+    q, k, v = qkv(150, 4)
+    y = cheaper.streamed_attention(q, k, v)
+    assert torch.allclose(y, attention_weights(q, k) @ v, atol=1e-12)
+
+
 def test_streamed_attention_takes_large_scores():
     q, k, v = qkv(12, 4)
     y = cheaper.streamed_attention(1e3 * q, k, v, block=3)
@@ -100,6 +106,7 @@ def test_positive_is_positive_and_smooth_at_zero():
     [
         (lambda x: cheaper.streamed_attention(x, x, x, 0), "block is 0"),
         (lambda x: cheaper.window_attention(x, x, x, (3, 4), 2), "2×2 do not tile a grid of 3×4"),
+        (lambda x: cheaper.window_attention(x, x, x, (4, 3), 2), "2×2 do not tile a grid of 4×3"),
         (lambda x: cheaper.window_mask((3, 4), 2, 2), "shifted by 0 to 1, not by 2"),
         (lambda x: cheaper.window_of((3, 4), 2, -1), "not by -1"),
     ],

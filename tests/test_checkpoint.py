@@ -9,16 +9,19 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from coatnet_mini import create_model, load
+from coatnet_mini import checkpoint, create_model, load
 from coatnet_mini.checkpoint import (
     SHIPPED,
     digest,
     find,
+    flush,
     load_weights,
     read_training,
     replace_folder,
@@ -145,6 +148,64 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["network"]
 
 
+def on_the_disk(monkeypatch):
+    """The paths that are waited for, each with the mode in which it was opened."""
+    waited, modes, opened = [], {}, os.open
+
+    def remembered(path, flags, *mode, **options):
+        handle = opened(path, flags, *mode, **options)
+        modes[handle] = flags & os.O_ACCMODE
+        return handle
+
+    def fsync(handle):
+        waited.append((Path(f"/proc/self/fd/{handle}").readlink().name, modes[handle]))
+
+    monkeypatch.setattr(os, "open", remembered)
+    monkeypatch.setattr(os, "fsync", fsync)
+    return waited
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name_and_then_its_name(
+    tmp_path, monkeypatch
+):
+    waited = on_the_disk(monkeypatch)
+    target = tmp_path / "some" / "where" / "network"
+    for text in ("old", "new"):
+        replace_folder(target, lambda path, text=text: (path / "a").write_text(text))
+        names = ["a", ".network.new", "where"]
+        assert waited == [(name, os.O_RDONLY) for name in names]
+        waited.clear()
+    save_run(tmp_path, 1, state())
+    assert [name for name, _ in waited] == ["unfinished.pt", tmp_path.name]
+
+
+def test_no_file_is_left_open(tmp_path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        flush(tmp_path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_windows_waits_for_files_opened_to_write_and_for_no_folders(tmp_path, monkeypatch):
+    waited = on_the_disk(monkeypatch)
+    monkeypatch.setattr(checkpoint, "sys", SimpleNamespace(platform="win32"))
+    (tmp_path / "a").write_text("")
+    for path in (tmp_path, tmp_path / "a"):
+        flush(path)
+    assert waited == [("a", os.O_RDWR)]
+
+
+def test_leftovers_of_a_run_that_died_are_cleared_away(tmp_path):
+    for name in (".network.new", ".network.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "left").write_text("")
+    replace_folder(tmp_path / "network", lambda path: (path / "a").write_text("new"))
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")) == [
+        "network",
+        "network/a",
+    ]
+
+
 def test_a_file_that_the_system_will_not_let_grow_is_an_os_error(tmp_path):
     """A real failing write: the limit on file sizes, as a stand-in for a full disk."""
     with small_files(10_000), pytest.raises(OSError):
@@ -190,9 +251,10 @@ def test_stored_networks_load_at_another_size(tmp_path, name):
     assert torch.allclose(resized(wide), model(wide), atol=1e-5)
 
 
-def test_half_precision_is_loaded_as_float32(tmp_path):
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_is_loaded_as_float32(tmp_path, kind):
     model = stored(tmp_path)
-    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    half = {name: tensor.to(kind) for name, tensor in model.state_dict().items()}
     save_network(tmp_path, half, model.config)
     loaded = load(tmp_path)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
@@ -306,6 +368,24 @@ def test_a_folder_that_is_no_network_is_one_clear_line(tmp_path, harm, message):
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
+def test_a_configuration_of_ten_million_bytes_is_read(tmp_path):
+    model = stored(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().ljust(10**7))
+    assert load(tmp_path).config == model.config
+
+
+@pytest.mark.parametrize(
+    "name, shape", [("head.classifier.weight", (3, 11)), ("head.norm.weight", (13,))]
+)
+def test_nothing_but_the_number_of_classes_may_differ(tmp_path, name, shape):
+    stored(tmp_path)
+    edit_weights(tmp_path, lambda found: found.update({name: torch.zeros(shape)}))
+    model = create_model("vit_pico", 7, in_channels=1, **SMALL["vit_pico"])
+    with pytest.raises(ValueError, match=f"do not fit: {name} is "):
+        load_weights(model, tmp_path)
+
+
 def test_bias_tables_that_cannot_be_resized(tmp_path):
     stored(tmp_path, "coatnet_pico")
     name = "stages.S2b.0.attention.relative_bias_table"
@@ -391,6 +471,18 @@ def test_shipped_network_is_as_accurate_as_it_says():
     pixels = test.images.numpy().tobytes() + test.labels.numpy().tobytes()
     assert training["data_sha256"]["test"] == hashlib.sha256(pixels).hexdigest()
     assert sum(path.stat().st_size for path in find("digits").iterdir()) <= 2_000_000
+
+
+def test_shipped_files_are_as_they_would_be_written_today(tmp_path):
+    for name in ("config.json", "training.json"):
+        text = (find("digits") / name).read_text()
+        save_json(json.loads(text), tmp_path / name)
+        assert (tmp_path / name).read_text() == text
+    save_network(tmp_path / "again", load("digits").state_dict(), load("digits").config)
+    assert (tmp_path / "again" / "config.json").read_text() == (
+        find("digits") / "config.json"
+    ).read_text()
+    assert (tmp_path / "again" / "training.json").read_text() == "{}\n"
 
 
 def test_shipped_network_needs_only_the_package_itself():

@@ -55,6 +55,18 @@ REFUSED = [
     refused("coatnet_pico", "drop_path is 'x'; it must be at least 0 and below 1", drop_path="x"),
     refused("coatnet_pico", "drop_path is -inf; it must be", drop_path=-INFINITY),
     refused("coatnet_pico", r"pool is \[\]; choose from max, avg", pool=[]),
+    refused("coatnet_pico", "init is 'zero'; choose from fan, normal", init="zero"),
+    refused("coatnet_pico", "transformer_norm is 'x'; choose from batch", transformer_norm="x"),
+    refused("coatnet_pico", "in_channels is 0; it must be a positive integer", in_channels=0),
+    refused("coatnet_pico", "expansion is 0; it must be a positive integer", expansion=0),
+    refused("vit_pico", "head_dim is 0; it must be a positive integer", head_dim=0),
+    refused("vit_pico", "expansion is 0; it must be a positive integer", expansion=0),
+    refused("vit_pico", "num_classes is 0; it must be a positive integer", num_classes=0),
+    refused("vit_pico", "in_channels is 0; it must be a positive integer", in_channels=0),
+    refused("vit_pico", "patch_size is 0; it must be a positive integer", patch_size=0),
+    refused("vit_pico", "layer_norm_eps is 0; it must be above 0 and", layer_norm_eps=0),
+    refused("ceit_pico", "last_leff is 'x'; it must be true or false", last_leff="x"),
+    refused("ceit_pico", "i2t_batch_norm is None; it must be true", i2t_batch_norm=None),
     refused("coatnet_pico", "head is {}; choose from linear, tanh", head={}),
     refused("coatnet_pico", "relative_bias is None; choose from pre, post", relative_bias=None),
     refused("coatnet_pico", "conv_norm is 1; choose from batch, layer", conv_norm=1),
@@ -174,6 +186,72 @@ def test_the_whole_family_is_within_the_limits_and_the_largest_near_them():
     sizes = configuration("coatnet_7", image_size=512).sizes()
     assert sizes["blocks"] == 60
     assert f"{sizes['parameters']:.1e}" == "2.4e+09" and f"{sizes['activations']:.1e}" == "2.9e+09"
+
+
+def test_each_limit_is_named_with_the_remedy():
+    said = {
+        "blocks": "1e+03 blocks; the limit is 1e+03",
+        "parameters": "3e+09 parameters; the limit is 3e+09",
+        "activations": "1e+10 activations; the limit is 1e+10",
+    }
+    limits = {"blocks": 1000, "parameters": 3 * 10**9, "activations": 10**10}
+    checks.check_size(**limits)
+    for name, most in limits.items():
+        with pytest.raises(ValueError) as error:
+            checks.check_size(**{**limits, name: most + 1})
+        remedy = f"which coatnet_mini.checks.limits.{name} raises"
+        assert str(error.value) == f"the network would have {said[name]}, {remedy}"
+
+
+@pytest.mark.parametrize("zero", [True, False])
+@pytest.mark.parametrize("one", [True, False])
+def test_fractions_with_and_without_their_ends(zero, one):
+    refused = [
+        -1e-9,
+        1 + 1e-9,
+        NAN,
+        INFINITY,
+        "0.5",
+        None,
+        True,
+        *[0] * (not zero),
+        *[1] * (not one),
+    ]
+    for value in [1e-9, 0.5, 1 - 1e-9, *[0, 0.0] * zero, *[1, 1.0] * one]:
+        checks.check_fraction("x", value, zero=zero, one=one)
+    low, high = "at least" if zero else "above", "at most" if one else "below"
+    for value in refused:
+        with pytest.raises(ValueError, match=rf"^x is .*; it must be {low} 0 and {high} 1$"):
+            checks.check_fraction("x", value, zero=zero, one=one)
+
+
+def test_integers_are_up_to_a_thousand_million():
+    class Options:
+        depth = 10**9
+
+    checks.check_positive("stage ", Options, "depth")
+    Options.depth += 1
+    with pytest.raises(ValueError, match=r"^stage depth is 1000000001; it must be at most 1,000,0"):
+        checks.check_positive("stage ", Options, "depth")
+    assert checks.pair(10**9) == (10**9, 10**9) and checks.pair([3, 5]) == (3, 5)
+    for size in (10**9 + 1, 0, (1, 2, 3), (True, 4), 1.5, "ab"):
+        with pytest.raises(
+            ValueError, match=r"^image_size is .*; it must be a positive integer or"
+        ):
+            checks.pair(size)
+
+
+def test_strides_must_divide_both_sides():
+    checks.check_image_size((64, 96), 32)
+    for size in ((64, 80), (80, 64), (0, 64), (64, 0)):
+        said = f"^image size {size[0]}×{size[1]} does not fit: both sides must be multiples of 32$"
+        with pytest.raises(ValueError, match=said):
+            checks.check_image_size(size, 32)
+
+
+def test_a_network_may_have_a_hundred_stages():
+    stages = [["S", 1, 32, 1], *[["T", 1, 32, 1]] * 99]
+    assert len(configuration("coatnet_pico", stages=stages, image_size=4).stages) == 100
 
 
 def test_a_limit_can_be_raised_and_lowered(monkeypatch):

@@ -153,6 +153,37 @@ def test_looking_leaves_the_model_as_it_was():
     assert model.training and not any(module._forward_hooks for module in model.modules())
 
 
+def test_a_model_in_evaluation_stays_there_and_frozen_parameters_are_not_counted():
+    model = create_model("coatnet_pico", num_classes=10).eval()
+    before = cost(model)
+    assert not model.training
+    for parameter in model.stages["S3"].parameters():
+        parameter.requires_grad_(False)
+    after = cost(model)
+    assert (after[4].name, after[4].parameters, after[4].multiply_adds) == (
+        "S3",
+        0,
+        before[4].multiply_adds,
+    )
+    assert after[-1].parameters == before[-1].parameters - before[4].parameters
+
+
+def test_the_whole_table_of_a_network():
+    assert (
+        cost_table(cost(on_meta("coatnet_pico", num_classes=10)))
+        == """\
+| part | output | parameters (M) | multiply-adds (M) | activations (MB) | attention (MB) |
+| --- | --- | ---: | ---: | ---: | ---: |
+| S0 | 16×32×32 | 0.00 | 2.80 | 0.26 | 0.00 |
+| S1 | 32×16×16 | 0.01 | 2.00 | 0.93 | 0.00 |
+| S2 | 64×8×8 | 0.04 | 1.86 | 0.47 | 0.00 |
+| S2b | 96×8×8 | 0.22 | 15.53 | 0.75 | 0.10 |
+| S3 | 192×4×4 | 0.41 | 6.59 | 0.22 | 0.01 |
+| head | 10 | 0.00 | 0.00 | 0.00 | 0.00 |
+| total | 10 | 0.68 | 28.78 | 2.64 | 0.10 |"""
+    )
+
+
 def test_table():
     rows = [Cost("S0", (1, 4, 8, 8), 1_234_567, 89_000_000, 4_000_000, 0)]
     assert cost_table(rows).splitlines()[2] == "| S0 | 4×8×8 | 1.23 | 89.00 | 4.00 | 0.00 |"

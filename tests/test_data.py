@@ -39,7 +39,7 @@ def everything(loader: Loader) -> list[tuple[int, int]]:
 
 
 def loader(split, memory=0.0, strict=False) -> Loader:
-    return Loader(split, Decoder(8, 3, strict, lambda text: None), memory)
+    return Loader(split, Decoder(8, 3, strict, lambda text: None), memory, 2, 1)
 
 
 # ---- Digits and shapes
@@ -69,7 +69,7 @@ def test_digits_are_enlarged_and_normalized():
 def test_the_command_sees_the_digits_of_the_package():
     train, test = open_data(Recipe(channels=1))
     for split, expected in zip((train, test), digit_images(16), strict=True):
-        held = Loader(split, Decoder(16, 1, True), 1e9)
+        held = Loader(split, Decoder(16, 1, True), 1e9, 2, 1)
         assert torch.equal(held.images, expected.images)
         assert torch.equal(held.labels, expected.labels)
 
@@ -251,6 +251,46 @@ def test_stream_is_shuffled_anew_in_each_pass(stream):
     assert sorted(blocks) == sorted(passes[0]) != blocks
 
 
+def test_stream_keeps_its_order_unless_it_is_shuffled(stream):
+    items = Stream(stream, 0, 1).endless(Position())
+    greys = [decode(image["bytes"], 8, 1)[0, 0, 0] for _, (_, image, _) in islice(items, 24)]
+    items.close()
+    assert sorted(greys) == sorted(grey for grey, _ in expected_pictures())
+    once = Stream(stream, 0, 1).once()
+    assert greys == [decode(image["bytes"], 8, 1)[0, 0, 0] for _, image, _ in once]
+
+
+def test_stream_names_its_images_by_their_place(stream):
+    """In the order of the stream, also where they are handed out in another."""
+    once = {name: image["bytes"] for name, image, _ in Stream(stream, 0, 1).once()}
+    assert list(once) == [f"train[{n}]" for n in range(24)]
+    items = Stream(stream, 0, 1, shuffled=5, seed=3).endless(Position())
+    shuffled = [(name, image["bytes"]) for _, (name, image, _) in islice(items, 24)]
+    items.close()
+    assert dict(shuffled) == once and list(dict(shuffled)) != list(once)
+    order = np.random.default_rng([3, 0, 0, 0]).permutation(5)
+    assert [name for name, _ in shuffled[:5]] == [f"train[{n}]" for n in order]
+
+
+def test_a_process_for_which_no_image_is_left_says_so(stream):
+    with pytest.raises(ValueError, match=r"^the split 'train' holds no images for a process$"):
+        take(stream, 1, rank=24, processes=25)
+
+
+def test_what_is_made_ahead_is_told_to_stop_when_nobody_reads_on():
+    stopped = []
+
+    def produce(stop):
+        yield 1
+        stopped.append(stop.wait(10))
+        yield 2
+
+    items = ahead(produce)
+    assert next(items) == 1
+    items.close()
+    assert stopped == [True]
+
+
 @pytest.mark.parametrize("rank, processes", [(0, 1), (1, 2), (2, 3)])
 @pytest.mark.parametrize("shuffled, n", [(1, 5), (7, 1), (24, 7)])
 def test_stream_stopped_often_is_the_stream_that_was_not(stream, rank, processes, shuffled, n):
@@ -341,7 +381,7 @@ def test_corrupt_images_are_named_counted_and_skipped(tmp_path):
     names = damage(folder)
     train, _ = open_data(Recipe(data=str(folder)))
     said = []
-    held = Loader(train, Decoder(8, 3, False, said.append), 1e9)
+    held = Loader(train, Decoder(8, 3, False, said.append), 1e9, 2, 1)
     assert held.size == 22 and set(held.decoder.corrupt) == names
     assert len(said) == 2 and all(any(name in line for line in said) for name in names)
     lazy = loader(train)
@@ -441,7 +481,7 @@ def test_a_missing_label_is_named_and_a_missing_image_is_skipped(tmp_path):
     folder = write_parquet(tmp_path / "images", missing=(4,))
     train, _ = open_data(Recipe(data=str(folder)))
     said = []
-    read = Loader(train, Decoder(8, 3, False, said.append), memory=1e9)
+    read = Loader(train, Decoder(8, 3, False, said.append), 1e9, 2, 1)
     assert read.size == 23 and said == ["skipped a corrupt image, train[4]: there is no image"]
 
 

@@ -43,6 +43,13 @@ def test_no_batch_norm_is_left_and_the_original_is_untouched():
     assert not fused.training
 
 
+def test_every_norm_and_mlp_is_one_step_with_its_neighbours():
+    model, kinds = network(), (fuse.ConvGELU, fuse.LinearGELU)
+    found = [type(module) for module in fuse.fuse(model).modules() if isinstance(module, kinds)]
+    mbconvs, mlps = 3, 2
+    assert found.count(fuse.ConvGELU) == 2 + 2 * mbconvs and found.count(fuse.LinearGELU) == mlps
+
+
 def test_a_network_in_training_is_fused_for_evaluation():
     model, images = network().double(), torch.randn(2, 3, 64, 64).double()
     expected = model(images)

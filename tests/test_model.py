@@ -11,8 +11,9 @@ from torch import nn
 
 from coatnet_mini import create_model, list_models
 from coatnet_mini.attention import resize_table
-from coatnet_mini.blocks import MBConv, StochasticDepth, TransformerBlock
+from coatnet_mini.blocks import MBConv, StochasticDepth, TransformerBlock, as_tokens
 from coatnet_mini.coatnet import CoAtNet, CoAtNetConfig, Stage
+from coatnet_mini.cost import cost
 from coatnet_mini.models import MODELS
 from tests.helpers import count, on_meta
 
@@ -72,6 +73,27 @@ def test_coatnet_6_and_7_and_the_width_that_table_12_prints():
     assert round(count(wider) / 1e9, 2) == 1.47
     seven = on_meta("coatnet_7", head="tanh", image_size=512)
     assert round(count(seven) / 1e9, 2) == 2.44
+
+
+def test_parameters_of_the_small_members():
+    """Their sizes are ours, so that they learn in minutes: a changed one is to be meant."""
+    sizes = {"coatnet_pico": (684_574, 28_782_464), "coatnet_nano": (2_260_967, 99_405_440)}
+    for name, (parameters, multiply_adds) in sizes.items():
+        model = on_meta(name, num_classes=10)
+        assert (count(model), cost(model)[-1].multiply_adds) == (parameters, multiply_adds)
+        assert model.config.grids == [(32, 32), (16, 16), (8, 8), (8, 8), (4, 4)]
+
+
+def test_what_is_not_said_is_the_papers_or_the_lineages():
+    depths, widths = (2, 2, 3, 5, 2), (64, 96, 192, 384, 768)
+    stages = tuple(map(Stage, "SCCTT", depths, widths, (2,) * 5))
+    assert asdict(on_meta("coatnet_0").config) == {
+        "stages": tuple(map(asdict, stages)),
+        **dict(head_dim=32, num_classes=1000, image_size=(224, 224), in_channels=3),
+        **dict(expansion=4, se_ratio=0.25, downsample="expand", pool="max", head="linear"),
+        **dict(relative_bias="pre", conv_norm="batch", transformer_norm="layer", drop_path=0.0),
+        **dict(batch_norm_eps=1e-3, batch_norm_momentum=0.1, layer_norm_eps=1e-5, init="fan"),
+    }
 
 
 # 8. Heads and widths of every block -------------------------------------------------------
@@ -211,8 +233,6 @@ def test_models_are_listed_by_name():
 
 
 def test_the_five_layouts_have_similar_size_and_cost():
-    from coatnet_mini.cost import cost
-
     reference = cost(on_meta("coatnet_0"))[-1]
     expected = dict(cccc="SCCCC", ccct="SCCCT", cctt="SCCTT", cttt="SCTTT")
     for name, layout in expected.items():
@@ -274,6 +294,62 @@ def test_every_option_builds_runs_and_matters(option):
     images = torch.randn(2, 3, 64, 64)[:, :channels]
     if channels == 3:
         assert not torch.allclose(changed(images), plain(images), atol=1e-5)
+
+
+def test_the_numbers_of_the_norms_reach_every_norm():
+    options = dict(batch_norm_eps=0.01, batch_norm_momentum=0.3, layer_norm_eps=0.02)
+    for kinds in (("batch", "layer"), ("layer", "batch")):
+        model = tiny(**options, conv_norm=kinds[0], transformer_norm=kinds[1])
+        found = {"batch": 0, "layer": 0}
+        for name, module in model.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert (module.eps, module.momentum) == (0.01, 0.3)
+            elif isinstance(module, nn.LayerNorm):
+                assert module.eps == 0.02
+            else:
+                continue
+            in_transformers = name.startswith(("stages.S3", "stages.S4"))
+            kind = "batch" if isinstance(module, nn.BatchNorm2d) else "layer"
+            assert name == "head.norm" or kind == kinds[in_transformers]
+            found[kind] += 1
+        assert min(found.values()) > 4
+
+
+def test_stages_at_one_resolution_are_told_apart_by_letters():
+    kinds = [("S", 2), ("C", 1), ("C", 1), ("C", 2), ("T", 1), ("T", 1), ("T", 2)]
+    config = CoAtNetConfig(tuple(Stage(kind, 1, 32, stride) for kind, stride in kinds))
+    assert config.stage_names == ["S0", "S0b", "S0c", "S1", "S1b", "S1c", "S2"]
+    assert CoAtNetConfig((Stage("S", 1, 8, 1), Stage("C", 1, 8, 1))).stage_names == ["S0", "S0b"]
+    deep = CoAtNetConfig((Stage("S", 1, 8), *[Stage("C", 1, 8)] * 12), image_size=2**13)
+    assert deep.stage_names == [f"S{n}" for n in range(13)]
+
+
+def test_a_stage_may_be_written_as_json_holds_it():
+    expected = (Stage("S", 1, 8, 2), Stage("T", 1, 32, 4))
+    for second in (["T", 1, 32, 4], ("T", 1, 32, 4), asdict(expected[1])):
+        assert CoAtNetConfig([["S", 1, 8], second], image_size=32).stages == expected
+    with pytest.raises(ValueError, match=r"stages has \['T', 1, 32, 4, 5\]; a stage is \(kind, "):
+        CoAtNetConfig([["S", 1, 8], ["T", 1, 32, 4, 5]])
+
+
+def test_a_layout_of_one_resolution_is_named_in_any_letters():
+    for name in ("ViT_REL", "vit_rel"):
+        for sizes in ((3, 64), ((3,), [64])):
+            config = CoAtNetConfig.from_layout(name, *sizes)
+            assert config.stages == (Stage("P", 1, 64, 16), Stage("T", 3, 64, 1))
+
+
+def test_weights_and_features_lie_channels_last_in_memory():
+    """So that a grid seen as tokens is a view and not a copy."""
+    for name in ("coatnet_pico", "vit_pico", "ceit_pico"):
+        model = create_model(name, 10).eval()
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                assert module.weight.is_contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            features = model.forward_features(torch.randn(2, 3, 32, 32))
+        assert as_tokens(features).data_ptr() == features.data_ptr()
+        assert as_tokens(features).is_contiguous() or name != "coatnet_pico"
 
 
 def test_other_members_join_with_a_name():
@@ -387,12 +463,22 @@ def stages(*kinds):
         (lambda: tiny()(torch.zeros(1, 3, 50, 50)), "image size 50×50 .* multiples of 32"),
         (lambda: tiny()(torch.zeros(1, 3, 64, 80)), "image size 64×80 .* multiples of 32"),
         (lambda: tiny().attention_maps(torch.zeros(1, 3, 50, 50)), "image size 50×50"),
-        (lambda: Stage("X", 1, 8), r"stage kind is 'X'; choose from S \(convolutional stem\)"),
+        (
+            lambda: Stage("X", 1, 8),
+            r"stage kind is 'X'; choose from S \(convolutional stem\), P \(patch stem\), "
+            r"C \(MBConv\), T \(Transformer\)$",
+        ),
         (lambda: Stage("C", 0, 8), "stage depth is 0; it must be a positive integer"),
         (lambda: Stage("P", 2, 8), "its depth is 2, not 1"),
         (lambda: CoAtNetConfig(stages("C", "T")), "must be a stem .* got kinds 'CT'"),
         (lambda: CoAtNetConfig(stages("S", "S", "T")), "stem can only come first, .* 'SST'"),
         (lambda: CoAtNetConfig(()), "must be a stem .* got kinds ''"),
+        (lambda: CoAtNetConfig(stages("S")), "must be a stem .* got kinds 'S'"),
+        (lambda: CoAtNetConfig(stages("S", "C", "P")), "stem can only come first, .* 'SCP'"),
+        (lambda: CoAtNetConfig.from_layout("", (1,), (8,)), "layout is ''; use C and T"),
+        (lambda: CoAtNetConfig.from_layout("CC", (1,) * 3, (8,) * 2), "needs 3 .* got 3 and 2"),
+        (lambda: CoAtNetConfig.from_layout("ViT_REL", 1, (8, 8)), "needs 1 .* got 1 and 2"),
+        (lambda: CoAtNetConfig.from_layout("CC", (1,) * 3, (8,) * 3, "222"), "strides is '222'"),
         (lambda: CoAtNetConfig.from_layout("CCXT", (1,) * 5, (8,) * 5), "layout is 'CCXT'"),
         (lambda: CoAtNetConfig.from_layout("CCTT", (1,) * 4, (8,) * 5), "needs 5 .* got 4 and 5"),
         (lambda: CoAtNetConfig.from_layout("ViT_REL", (1, 2), 8), "needs 1 .* got 2 and 1"),

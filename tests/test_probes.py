@@ -95,7 +95,10 @@ def test_translate_of_a_sequence_is_that_of_its_grid():
     x = images()
     moved = probes.translate(tokens_of(x), (1, -3), grid=(H, W))
     assert torch.equal(moved.mT.unflatten(2, (H, W)), probes.translate(x, (1, -3)))
-    assert torch.equal(probes.translate(tokens_of(x)[0], (1, -3), grid=(H, W)), moved[0])
+    for fill in ("wrap", "zeros"):
+        moved = probes.translate(tokens_of(x), (1, -3), grid=(H, W), fill=fill)
+        alone = probes.translate(tokens_of(x)[0], (1, -3), grid=(H, W), fill=fill)
+        assert torch.equal(alone, moved[0])
 
 
 # The error, against loops
@@ -204,13 +207,8 @@ def test_operators_that_are_not_equivariant_are_noticed(broken):
 def test_a_shift_in_the_wrong_direction_is_noticed(monkeypatch):
     function, x = depthwise(torch.randn(D, 3, 3)), images()
     assert probes.equivariance_error(function, x, (0, 2)) < ZERO
-    right, calls = probes.moved_by, []
-
-    def wrong(images, dy, dx, fill):  # right for the input, mirrored for the output
-        calls.append(1)
-        return right(images, dy, dx if len(calls) % 2 else -dx, fill)
-
-    monkeypatch.setattr(probes, "moved_by", wrong)
+    right = probes.nearest  # by how much the output has moved
+    monkeypatch.setattr(probes, "nearest", lambda shift, step: -right(shift, step))
     assert probes.equivariance_error(function, x, (0, 2)) > 0.5
 
 
@@ -256,6 +254,8 @@ def test_sequences_measure_as_images_do(options):
     measure = partial(probes.equivariance_error, on_tokens, shift=(1, 2), grid=(H, W), **options)
     assert measure(tokens_of(x)) == pytest.approx(expected)
     assert measure(tokens_of(x)[0]) == pytest.approx(measure(tokens_of(x)[:1]))
+    draw = partial(probes.equivariance_map, on_tokens, shift=(1, 2), grid=(H, W), **options)
+    torch.testing.assert_close(draw(tokens_of(x)[0]), draw(tokens_of(x)[:1]), equal_nan=True)
 
 
 # Stride
@@ -314,6 +314,19 @@ def test_valid_and_odd_convolutions_need_their_stride():
         return F.conv2d(x, kernel, groups=D, stride=2, padding=1)
 
     assert probes.equivariance_error(odd, images(h=9, w=11), (2, 4), stride=2, margin=1) < ZERO
+
+
+def test_the_stride_of_a_sequence_is_told_from_its_length():
+    """On grids that are far from square, of which a tenth of a side would be another stride."""
+
+    def pooled(size, stride):
+        def pool(tokens):
+            return F.avg_pool2d(tokens.mT.unflatten(2, size), stride).flatten(2).mT
+
+        return probes.equivariance_map(pool, torch.randn(1, size[0] * size[1], 2), 0, grid=size)
+
+    for size, stride in (((3, 27), 3), ((27, 3), 3), ((4, 20), 4), ((20, 4), 2)):
+        assert pooled(size, stride).shape == (size[0] // stride, size[1] // stride)
 
 
 def test_strided_sequences():
@@ -388,6 +401,16 @@ def test_receptive_field_of_a_convolution_is_its_kernel():
     torch.testing.assert_close(picture, expected)
 
 
+def test_a_single_sequence_has_the_field_of_its_grid():
+    function, x = attention(relative_bias(H, W, torus=False)), images(b=1)
+
+    def on_tokens(t):
+        return tokens_of(function(t.mT.unflatten(-1, (H, W))[None]))[0]
+
+    picture = probes.receptive_field(on_tokens, tokens_of(x)[0], (1, 2), grid=(H, W))
+    torch.testing.assert_close(picture, probes.receptive_field(function, x, (1, 2)))
+
+
 def test_many_channels_are_estimated_without_bias():
     x, mix = images(b=1, d=8), torch.randn(64, 8, 3, 3)
     measure = partial(probes.receptive_field, partial(F.conv2d, weight=mix, padding=1), x)
@@ -401,6 +424,26 @@ def test_many_channels_are_estimated_without_bias():
     mean = estimates.square().mean(0).sqrt()
     torch.testing.assert_close(mean[inside], exact[inside], rtol=0.05, atol=0)
     assert (mean[~inside] == 0).all()
+
+
+def test_as_many_channels_as_directions_are_exact():
+    x = images(b=1, d=2)
+    for channels, exact in ((16, True), (17, False)):
+        function = partial(F.conv2d, weight=torch.randn(channels, 2, 3, 3), padding=1)
+        pictures = [probes.receptive_field(function, x, seed=seed) for seed in (0, 1)]
+        assert torch.equal(*pictures) == exact
+    for entries, exact in ((64, True), (65, False)):
+        weights = partial(F.linear, weight=torch.randn(entries, 3))
+        found = {probes.weight_dependence(weights, torch.randn(3), seed=seed) for seed in (0, 1)}
+        assert (len(found) == 1) == exact
+
+
+def test_the_default_position_on_a_coarser_grid_is_its_centre():
+    """Of 7 rows and 6 columns at stride 2 there are 4×3 outputs: the middle is (2, 1)."""
+    picture = torch.zeros(7, 6)
+    picture[3, 5] = 1
+    assert probes.mass_radius(picture, stride=2) == 2.5  # from (4.5, 2.5)
+    assert probes.mass_radius(picture, stride=(2, 3)) == 1.5  # 4×2 outputs, from (4.5, 4)
 
 
 def test_summaries_of_a_receptive_field():
@@ -421,11 +464,14 @@ def test_mass_radius_and_reached_share_by_hand():
     assert radii == [0, 0, 1, 1, 2, 2]
     assert probes.mass_radius(0.1 * box, 0.36) == 1  # 9 × 0.1 < 0.36 × 2.5 when rounded
     assert probes.mass_radius(box, 1, position=(2, 3)) == 4
+    assert probes.mass_radius(torch.tensor([[1.0, 0, 0, 0]])) == 2  # all of it is the farthest
     blank, faint = torch.zeros(3, 3), torch.tensor([[1.0, 1e-9]])
     assert probes.mass_radius(blank) == 0 and probes.reached_share(blank) == 0
     assert probes.reached_share(faint) == 0.5
     assert probes.reached_share(1e-8 * faint) == 0.5
     assert probes.reached_share(faint, tolerance=0) == 1
+    for value, reached in ((0.9e-6, 0.5), (1.1e-6, 1)):  # a millionth of the largest unless told
+        assert probes.reached_share(torch.tensor([[2.0, 2 * value]])) == reached
 
 
 def test_the_default_position_is_the_centre():
@@ -470,6 +516,12 @@ def test_weight_dependence_of_attention_is_the_loop():
     assert len(set(estimates)) > 90
     assert probes.weight_dependence(attention_matrix, x, directions=12) ** 2 == estimates[0]
     assert sum(estimates) / 100 == pytest.approx(measured**2, rel=0.1)
+
+
+def test_one_direction_is_enough_to_estimate_by():
+    x = images(b=1)
+    assert probes.receptive_field(lambda x: x, x, directions=1).count_nonzero() == 1
+    assert probes.weight_dependence(lambda x: x, x, directions=1) > 0
 
 
 def test_weight_dependence_of_a_linear_map():
@@ -625,28 +677,57 @@ field = partial(probes.receptive_field, identity)
             lambda x: probes.equivariance_error(lambda x: (x,), x, 1),
             "must return a tensor, not tuple",
         ),
-        (lambda x: probes.equivariance_error(lambda x: x.sum(1), x, 1), "the output has shape"),
+        (
+            lambda x: probes.equivariance_error(lambda x: x.sum(1), x, 1),
+            r"the output has shape \(2, 6, 8\); allowed: \(B, D, h, w\) or \(B, K\)$",
+        ),
+        (
+            lambda x: probes.equivariance_error(lambda t: t[0, 0], tokens_of(x), 1, grid=(6, 8)),
+            r"the output has shape \(3,\); allowed: \(\.\.\., n, D\) or \(\.\.\., K\)$",
+        ),
         (lambda x: error(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
         (lambda x: probes.translate(x, 1, fill="mirror"), "fill is 'mirror'; allowed"),
         (lambda x: error(x, 1, margin=-1), "margin is -1; allowed"),
         (lambda x: error(x, 4, margin=2), r"shift \(0, 4\) and margin 2 leave nothing to compare"),
+        (lambda x: error(x, -7, margin=2), r"shift \(0, -7\) and margin 2 leave nothing to com"),
         (lambda x: error(x, 1, stride=0), "stride is 0; allowed"),
         (lambda x: field(x, (6, 0)), r"position is \(6, 0\); allowed"),
         (lambda x: field(x, 48), "position is 48; allowed"),
         (lambda x: field(x, directions=0), "directions is 0; allowed"),
+        (lambda x: field(x, directions=2.0), "directions is 2.0; allowed"),
+        (lambda x: probes.weight_dependence(identity, x, directions=0), "directions is 0; allo"),
         (lambda x: probes.receptive_field(torch.Tensor.detach, x), "carries no gradient"),
         (lambda x: probes.weight_dependence(lambda x: x.argmax(-1), x), "carries no gradient"),
         (
             lambda x: probes.equivariance_error(lambda z: z if z.equal(x) else z[..., :4], x, 1),
             r"function gave \(2, 3, 6, 8\) for x and \(2, 3, 6, 4\) for Tx",
         ),
-        (lambda x: probes.mass_radius(x[0]), "picture must be"),
+        (lambda x: probes.mass_radius(x[0].abs()), "picture must be"),
+        (lambda x: probes.mass_radius(x[0, 0].abs() * inf), "picture must be"),
         (lambda x: probes.mass_radius(x[0, 0]), "picture must be"),
         (lambda x: probes.mass_radius(x[0, 0].abs(), 1.5), "share is 1.5; allowed"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), 0), "share is 0; allowed"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), stride=0), "stride is 0; allowed"),
+        (lambda x: probes.mass_radius(x[0, 0].abs(), position=(0, 8)), r"position is \(0, 8\); al"),
+        (lambda x: probes.reached_share(x[0, 0].abs(), 1), "tolerance is 1; allowed"),
+        (lambda x: error(x, 1, margin=1.5), "margin is 1.5; allowed"),
+        (lambda x: error(x, 1, stride=(2, 2, 2)), r"stride is \(2, 2, 2\); allowed"),
+        (lambda x: error(x, 1, grid="a"), "grid is 'a'; allowed"),
+        (lambda x: error(x, 1, grid=(-6, -8)), r"grid is \(-6, -8\); allowed"),
         (lambda x: probes.reached_share(x[0, 0].abs(), 2), "tolerance is 2; allowed"),
         (
             lambda x: probes.equivariance_error(lambda t: t[:, 1:], tokens_of(x), 1, grid=(6, 8)),
             "47 positions, but 6×8 at stride 1×1 has 48",
+        ),
+        (
+            lambda x: probes.equivariance_error(
+                lambda t: t.repeat(1, 2, 1), tokens_of(x), 1, grid=(6, 8)
+            ),
+            "has 96 positions, but 6×8 at stride 1×1 has 48",
+        ),
+        (
+            lambda x: probes.equivariance_error(lambda t: t[:, :0], tokens_of(x), 1, grid=(6, 8)),
+            "has 0 positions, but 6×8 at stride 6×6 has 2",
         ),
     ],
 )

@@ -23,6 +23,7 @@ from torch import nn
 from coatnet_mini import create_model
 from coatnet_mini.checkpoint import load, read_training
 from coatnet_mini.images import digit_images, normalize
+from coatnet_mini.train import run
 from coatnet_mini.train.__main__ import main
 from coatnet_mini.train.augment import Augment, mixup, one_hot
 from coatnet_mini.train.checkpoint import last_run, read_state, runs, save_run, step_of
@@ -137,6 +138,84 @@ def test_digits_learn_and_the_network_can_be_loaded(tmp_path, capsys):
     pixels = test.images.numpy().tobytes() + test.labels.numpy().tobytes()
     assert training["data_sha256"]["test"] == hashlib.sha256(pixels).hexdigest()
     assert model.config.num_classes == 10 and model.config.drop_path == 0
+
+
+def test_a_run_says_and_keeps_what_it_did(tmp_path, capsys):
+    flags = ["--evaluate-every", 1, "--ema", 0.5, "--checkpoint-every", 1, "--drop-path", 0.1]
+    lines = train(tmp_path, *flags, "--steps", 2)
+    found = next(line for line in lines if "accuracy" in line)
+    values = ("accuracy", "test_loss", "ema_accuracy", "ema_test_loss")
+    assert list(found) == ["step", *values] and found["step"] == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == [
+        "on a CPU, MBConv and attention train in their lean forms: the same values",
+        "step 1: " + ", ".join(f"{name} {found[name]:.4f}" for name in values),
+    ]
+    assert said[-1] == f"  stored in         {tmp_path / 'network'}" and len(said) == 2 + 9
+
+    runs(tmp_path / "checkpoints")[-1].unlink()
+    train(tmp_path, *flags, "--steps", 2, "--resume")
+    path = runs(tmp_path / "checkpoints")[0]
+    assert f"resumed at step 1 of 2, from {path}" in capsys.readouterr().out.splitlines()
+    training, model = read_training(tmp_path / "network"), load(tmp_path / "network")
+    results = training.pop("results")
+    for name in ("accuracy", "test_loss", "seconds", "images_per_second", "loader_share"):
+        assert results.pop(name) > 0, name
+    assert results == {
+        **dict(step=2, parameters=sum(p.numel() for p in model.parameters())),
+        **dict(train_images=96, test_images=599, corrupt_train_images=0, corrupt_test_images=0),
+        **dict(device="cpu", processes=1, threads=1),
+    }
+    assert training.keys() == {"command", "versions", "data_sha256", *STORED}
+    assert training["data_sha256"].keys() == {"train", "test"}
+    size = {"num_classes": 10, "image_size": 8, "in_channels": 1}
+    assert training["options"] == {**size, **Recipe(options=SMALL[1:]).overrides()}
+    assert training["model"] == "coatnet_pico" and training["recipe"]["drop_path"] == 0.1
+
+
+STORED = ("model", "options", "classes", "recipe")
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path, capsys):
+    train(tmp_path, "--steps", 1, "--resume")
+    said = f"no checkpoint in {tmp_path / 'checkpoints'}: starting from the beginning\n"
+    assert said in capsys.readouterr().out
+
+
+class Bar:
+    """What a progress bar is told."""
+
+    told, write = None, print
+
+    def __init__(self, **options):
+        Bar.told = {**options, "updates": 0, "losses": []}
+
+    def update(self):
+        self.told["updates"] += 1
+
+    def set_postfix(self, loss):
+        self.told["losses"].append(loss)
+
+    def close(self):
+        self.told["closed"] = True
+
+
+def test_speed_and_bar_are_those_of_the_steps_it_took(tmp_path, monkeypatch):
+    folder, flags = tmp_path / "some" / "where", ["--steps", 6, "--checkpoint-every", 4]
+    train(folder, *flags)
+    runs(folder / "checkpoints")[-1].unlink()
+    monkeypatch.setattr(run, "tqdm", Bar)
+    lines = train(folder, *flags, "--resume")
+    results = read_training(folder / "network")["results"]
+    assert results["images_per_second"] * results["seconds"] == pytest.approx(2 * 16)
+    assert Bar.told == {
+        **dict(total=6, initial=4, unit="step", disable=None, updates=2, closed=True),
+        "losses": [f"{line['loss']:.3f}" for line in lines[4:]],
+    }
+    train(folder, *flags, "--resume")  # with nothing left to do
+    results = read_training(folder / "network")["results"]
+    speeds = [results[name] for name in ("seconds", "images_per_second", "loader_share")]
+    assert speeds == [0, 0, 0]
 
 
 def test_overfits_one_batch(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -332,6 +333,9 @@ def test_initial_weights():
     assert model.embedding.positions.std().item() == pytest.approx(0.02, rel=0.05)
     assert all(not m.bias.any() for m in model.modules() if isinstance(m, nn.Linear))
     fan = ViT(ViTConfig(width=96, depth=2, head_dim=32))
+    fan_out = 16 * 16 * 96
+    assert fan.stem.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    assert not fan.stem.bias.any()
     assert fan.blocks[1].mlp.expand.weight.std().item() == pytest.approx(
         (2 / (96 + 384)) ** 0.5, rel=0.05
     )
@@ -364,9 +368,45 @@ def test_bad_input_is_one_clear_line(call, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_configuration_is_for_imagenet_unless_told():
-    config = ViTConfig(width=64)
-    assert (config.num_classes, config.in_channels) == (1000, 3)
+def test_a_configuration_is_deits_unless_told():
+    assert asdict(ViTConfig(width=192)) == {
+        **dict(width=192, depth=12, head_dim=64, patch_size=16, expansion=4, drop_path=0.0),
+        **dict(num_classes=1000, image_size=(224, 224), in_channels=3),
+        **dict(layer_norm_eps=1e-6, init="fan"),
+    }
+    assert asdict(on_meta("vit_pico").config) == {
+        **asdict(ViTConfig(width=192)),
+        **dict(width=72, depth=8, head_dim=24, patch_size=4, image_size=(32, 32)),
+    }
+
+
+def test_the_eps_reaches_every_norm():
+    model = tiny(layer_norm_eps=0.02)
+    norms = [module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    assert norms == [0.02] * (2 * 3 + 1)
+
+
+def test_a_network_of_one_block_and_of_another_expansion():
+    model = tiny(depth=1, expansion=2, drop_path=0.5)
+    assert model.blocks[0].mlp.expand.out_features == 24
+    assert model.blocks[0].drop_path.rate == 0
+    assert model(torch.randn(2, 3, 32, 48).double()).shape == (2, 5)
+
+
+def test_every_part_of_the_embedding_starts_small():
+    embedding = TokenEmbedding(4000, (2, 2))
+    for part in (embedding.class_token, embedding.class_position, embedding.positions):
+        assert part.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_positions_that_are_no_grid_are_not_resized():
+    state = tiny().state_dict()
+    state["embedding.positions"] = torch.zeros(12, 24)
+    with pytest.raises(RuntimeError, match=r"size mismatch for embedding\.positions"):
+        tiny().load_state_dict(state)
+    del state["embedding.positions"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*embedding\.positions"):
+        tiny().load_state_dict(state)
 
 
 def test_another_width_is_not_resized_away():

@@ -87,6 +87,16 @@ def test_convolution_matrix_without_padding_takes_even_kernels():
     torch.testing.assert_close(W @ x, F.conv1d(x[None, None], weight[None, None])[0, 0])
 
 
+def test_a_kernel_may_be_as_long_as_its_line_and_reach_round_a_circle_once():
+    weight, x = torch.randn(4), torch.randn(4)
+    assert torch.equal(convolution_matrix(weight, 4, padding="none"), weight[None])
+    W = convolution_matrix(weight[:3], 3, padding="circular", dilation=3)
+    torch.testing.assert_close(W, weight[:3].sum() * torch.eye(3))
+    W = convolution_matrix(weight[:3], 4, padding="circular", dilation=3)
+    expected = weight[1] * x + weight[0] * x.roll(3) + weight[2] * x.roll(-3)
+    torch.testing.assert_close(W @ x, expected)
+
+
 def test_convolution_matrix_keeps_leading_axes_and_dtype():
     weight = torch.randn(2, 3, 3, 3, dtype=torch.float32)
     W = convolution_matrix(weight, (4, 5))
@@ -108,6 +118,8 @@ def test_convolution_matrix_keeps_leading_axes_and_dtype():
         ((3,), 6, {"stride": (2, 2)}, r"stride must be a whole number, 1 or more, got \(2, 2\)"),
         ((3,), 6, {"dilation": 1.5}, "dilation must be a whole number, 1 or more, got 1.5"),
         ((0,), 6, {}, "kernel size must be a whole number, 1 or more, got 0"),
+        ((5,), 4, {"padding": "none"}, "a kernel spanning 5 does not fit an axis of 4 with"),
+        ((3,), 2, {"padding": "circular", "dilation": 3}, "circular padding of 3 wraps more than"),
         ((0,), 6, {"padding": "none"}, "kernel size must be a whole number, 1 or more, got 0"),
         ((3,), -4, {}, "size must be a whole number, 1 or more, got -4"),
         ((3,), 4.0, {}, "size must be a whole number, 1 or more, got 4.0"),
@@ -163,6 +175,12 @@ def test_toeplitz_tolerance_is_a_fraction_of_the_largest_weight():
     assert all(is_toeplitz(scale * W) for scale in (1e-9, 1.0, 1e9))
     W[2, 2] *= 1.01
     assert not any(is_toeplitz(scale * W) for scale in (1e-9, 1.0, 1e9))
+    W[2, 2] = W[3, 3]
+    largest = W.abs().max()
+    for part, equal in ((0.9e-6, True), (1.1e-6, False)):  # a millionth unless told
+        changed = W.clone()
+        changed[5, 1] += part * largest
+        assert is_toeplitz(changed) == equal
     assert is_toeplitz(torch.zeros(3, 3))
     assert is_toeplitz(torch.eye(3) > 0)
 
@@ -203,7 +221,8 @@ def test_describe_tells_static_from_adaptive():
         "depends on x": False,
     }
     adaptive = describe(attention_matrix, x, other)
-    assert adaptive["depends on x"]
+    assert adaptive["depends on x"] and not adaptive["negative weights"]
+    assert not describe(lambda x: torch.eye(5), x, other)["negative weights"]
     assert adaptive["reach"] == 4
     assert not adaptive["same rule"]
     assert adaptive["row sums"] == pytest.approx((1.0, 1.0))
@@ -254,6 +273,15 @@ def test_what_is_no_tensor_is_named(call, message):
         (lambda: weighted_sum(torch.eye(3).long(), torch.ones(3, 1).long()), "must be floating"),
         (lambda: attention_matrix(torch.ones(3, 1).long()), "x must be floating, got torch.int64"),
         (lambda: attention_matrix(torch.ones(3)), r"x must be \(..., N, D\), got shape \(3,\)"),
+        (lambda: attention_matrix(torch.ones(3, 1).long()), "^x must be floating, got torch.int64"),
+        (
+            lambda: describe(attention_matrix, torch.ones(3, 1), torch.ones(3, 1).float()),
+            "^x and other must be floating and of one dtype, got torch.float64 and torch.float32",
+        ),
+        (
+            lambda: describe(attention_matrix, torch.ones(3, 1), torch.ones(2, 1)),
+            "two different inputs of the same shape",
+        ),
         (lambda: offsets(0), "size must be a whole number, 1 or more, got 0"),
         (lambda: offsets(()), r"size must be n or \(H, W\), got \(\)"),
         (lambda: describe(attention_matrix, *torch.ones(2, 3, 1)), "two different inputs"),

@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 
 from coatnet_mini.attention import relative_index
-from coatnet_mini.audit.anatomy import Anatomy, Attention
+from coatnet_mini.audit.anatomy import Anatomy, gap
 from coatnet_mini.audit.network_checks import listed, verdict
 from coatnet_mini.audit.report import PASSED, UNKNOWN
 from coatnet_mini.audit.subject import Subject
-from coatnet_mini.audit.tape import NORMS, POOLS, play
-
-NEAR = 1e-5  # beside the spread of what is compared
+from coatnet_mini.audit.tape import AVERAGES, NORMS, POOLS, play
 
 
 def of_attention(check):
@@ -34,29 +32,24 @@ def of_bias(check):
 
     @wraps(check)
     def checked(s: Subject):
-        found = with_bias(s.anatomy)
+        found = s.anatomy.biases
         return check(s, found) if found else (UNKNOWN, "no bias was seen")
 
     return checked
 
 
-def with_bias(a: Anatomy) -> list[tuple[Attention, Tensor]]:
-    pairs = zip(a.attentions, a.biases, strict=True)
-    return [(x, B.detach().cpu().double()) for x, B in pairs if B is not None and B.std() > 1e-9]
-
-
 @of_attention
 def bias(s: Subject):
-    found, all_ = len(with_bias(s.anatomy)), len(s.anatomy.attentions)
+    found, all_ = len(s.anatomy.biases), len(s.anatomy.attentions)
     return verdict(found == all_, f"added before the softmax in {found} of {all_} layers")
 
 
 @of_bias
 def per_head(s: Subject, found):
-    several = [(x, B) for x, B in found if x.heads > 1]
+    several = [B for x, B in found if x.heads > 1]
     if not several:
         return UNKNOWN, "no layer with more than one head"
-    shared = sum(bool((B - B[:1]).abs().max() < NEAR * B.std()) for _, B in several)
+    shared = sum(not gap(B, B[:1]) for B in several)
     return verdict(not shared, f"heads share one bias in {shared} of {len(several)} layers")
 
 
@@ -67,7 +60,7 @@ def per_layer(s: Subject, found):
         for y, C in found[:n]:
             if x.N == y.N and x.heads == y.heads:
                 pairs += 1
-                shared += bool((B - C).abs().max() < NEAR * B.std())
+                shared += not gap(B, C)
     if not pairs:
         return UNKNOWN, "no two layers on one grid"
     return verdict(not shared, f"{shared} of {pairs} pairs of layers share their bias")
@@ -85,9 +78,8 @@ def offsets(s: Subject, found):
         index = relative_index(*grid).flatten()
         table = torch.zeros(x.heads, int(index.max()) + 1).double()
         table[:, index] = B.flatten(1)  # one of the pairs of each offset
-        spread = (table[:, index] - B.flatten(1)).abs().max() / B.std()
         values = table.unique(dim=1).shape[1]  # exact: random entries come near each other
-        if spread > NEAR:
+        if gap(table[:, index], B.flatten(1)):
             wrong.append(f"pairs of one offset differ on {grid[0]}×{grid[1]}")
         elif values < table.shape[1]:
             wrong.append(f"{table.shape[1]} offsets share {values} biases on {grid[0]}×{grid[1]}")
@@ -106,42 +98,44 @@ def gradient(s: Subject, found):
     learned = {name for name, p in a.model.named_parameters() if p.is_floating_point()}
     state = {name: t.clone().requires_grad_(name in learned) for name, t in a.state.items()}
     with torch.enable_grad():
-        biases = a.read_biases(state, a.images)
+        biases = [B for _, B in a.read_biases(state, a.images)]
     leaves = [t for t in state.values() if t.requires_grad]
-    dead = 0
-    for x, B in zip(a.attentions, biases, strict=True):
-        if not any(x is y for y, _ in found):
-            continue
-        grads = [None]
-        if B.requires_grad:
-            grads = torch.autograd.grad(
-                (B * torch.randn_like(B)).sum(), leaves, allow_unused=True, retain_graph=True
-            )
-        dead += not any(g is not None and g.abs().max() > 0 for g in grads)
-    return verdict(not dead, f"none reaches a parameter in {dead} of {len(found)} layers")
+    dead = sum(not learns(B, leaves) for B in biases)
+    return verdict(not dead, f"none reaches a parameter in {dead} of {len(biases)} layers")
+
+
+def learns(B: Tensor, leaves: list[Tensor]) -> bool:
+    """Whether a loss that changes with B has a gradient in one of the parameters."""
+    if not B.requires_grad:
+        return False
+    loss = B.exp().sum()
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True, retain_graph=True)
+    return any(g is not None and g.any() for g in grads)
 
 
 @of_attention
 def softmax(s: Subject):
     """Attention over values that are all one gives one, if every row sums to one."""
-    a, off = s.anatomy, []
+    a, off, unseen = s.anatomy, [0.0], "what the weights multiply was not seen"
     for x in a.attentions:
         if x.fused:
-            off.append(0.0)
             continue
-        n = next((n for n, t in enumerate(x.values.args) if t is x.value), -1) if x.values else -1
-        if n < 0:
-            return UNKNOWN, "what the weights multiply was not seen"
+        if x.value is None:
+            return UNKNOWN, unseen
+        n = next((n for n, t in enumerate(x.values.args) if t is x.value), None)
+        if n is None:
+            return UNKNOWN, unseen
 
         def ones(args, kwargs, n=n):
             return (*args[:n], torch.ones_like(args[n]), *args[n + 1 :]), kwargs
 
         with torch.no_grad():
             tape, _ = play(a.model, a.state, a.images, before={x.values.place: ones})
-        off.append((tape.events[x.values.place].out - 1).abs().max().item())
+        sums = tape.events[x.values.place].out
+        off.append(gap(torch.ones_like(sums), sums))
     worst = max(off)
-    words = "every row of weights sums to 1" if worst < 1e-4 else f"rows sum to 1 ± {worst:.2g}"
-    return verdict(worst < 1e-4, words)
+    words = f"rows sum to 1 ± {worst:.2g}" if worst else "every row of weights sums to 1"
+    return verdict(not worst, words)
 
 
 @of_attention
@@ -185,9 +179,10 @@ def norms(s: Subject):
 def order(s: Subject):
     halving = [x.branch for x in s.anatomy.attentions if x.branch and x.branch.pools]
     both = [b for b in halving if b.norms]
-    if len(both) < max(1, s.halvings("T")):
+    if not both or len(both) < s.halvings("T"):
         return UNKNOWN, f"a norm and a pool before {len(both)} attentions, not as many as meant"
-    late = sum(b.norms[0].place > b.pools[0].place for b in both)
+    first = [next(e.name for e in b.way_in if e.name in NORMS | POOLS) for b in both]
+    late = sum(name in POOLS for name in first)
     return verdict(not late, f"the pool comes first in {late} of {len(both)}")
 
 
@@ -196,10 +191,9 @@ def pool(s: Subject):
     found = []
     for x in s.anatomy.attentions:
         if x.branch:
-            events = [*x.branch.pools, *(e for e in x.branch.skip if e.name in POOLS)]
-            found += [POOLS[e.name] for e in events]
-    other, meant = found.count("average"), 2 * s.halvings("T")
-    if not other and len(found) < max(1, meant):
+            found += [e for e in (*x.branch.way_in, *x.branch.skip) if e.name in POOLS]
+    other, meant = sum(e.name in AVERAGES for e in found), 2 * s.halvings("T")
+    if not other and (not found or len(found) < meant):
         return UNKNOWN, f"pooling in {len(found)} places, meant {meant}"
     return verdict(not other, f"averages in {other} of {len(found)} places")
 
@@ -216,7 +210,7 @@ def places(s: Subject):
         cells = positions_of(branch.trunk, a)
         if cells is None or after is None or positions_of(after.out, a) != grid:
             return UNKNOWN, unseen
-        step = cells[0] // grid[0] or 1
+        step = cells[0] // grid[0]
         for n in range(x.N):
             reached = touched(position(x.queries, x.N, n), branch.trunk, cells)
             if reached is None or not inside(reached, divmod(n, grid[1]), step):
@@ -224,7 +218,7 @@ def places(s: Subject):
                 break
         for n in range(x.N):
             out = cell(after.out, grid, *divmod(n, grid[1]))
-            reached = touched(out, x.values.out, None, x.N)
+            reached = touched(out, x.values.out, x.N)
             if reached is None or reached.nonzero().flatten().tolist() != [n]:
                 wrong.append(f"on the way out, on {grid[0]}×{grid[1]}")
                 break
@@ -256,16 +250,15 @@ def position(t: Tensor, N: int, n: int) -> Tensor:
     return first[n] if first.shape[0] == N else first[:, n]
 
 
-def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | None, N: int = 0) -> Tensor | None:
-    """Which positions of x a few numbers y read: by the gradient, (h, w) or (N,) booleans."""
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randn(y.shape, generator=generator).to(y)
-    (g,) = torch.autograd.grad((y * signs).sum(), x, retain_graph=True, allow_unused=True)
+def touched(y: Tensor, x: Tensor, grid: tuple[int, int] | int) -> Tensor | None:
+    """Which positions of x, on a grid or N, a few numbers y read: (h, w) or (N,) booleans."""
+    signs = torch.randn(y.shape, generator=torch.Generator()).to(y)
+    (g,) = torch.autograd.grad(y, x, signs, retain_graph=True, allow_unused=True)
     if g is None:
         return None
-    if grid is None:  # (..., N, d) or (..., d, N)
+    if isinstance(grid, int):  # (..., N, d) or (..., d, N)
         g = g.abs().flatten(0, -3).amax(0)
-        return g.amax(1 if len(g) == N else 0) > 0
+        return g.amax(1 if len(g) == grid else 0) > 0
     one = g[0].abs()
     if g.ndim == 3:
         return one.amax(1).view(grid) > 0

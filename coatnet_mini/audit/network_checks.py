@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, takewhile
 
 import torch
 
-from coatnet_mini.audit.anatomy import replay
+from coatnet_mini.audit.anatomy import gap, replay
 from coatnet_mini.audit.report import FAILED, PASSED, UNKNOWN
 from coatnet_mini.audit.subject import REFUSALS, Subject
 from coatnet_mini.audit.tape import play
@@ -63,7 +63,7 @@ def expansion(s: Subject):
     found, widths = s.anatomy.mbconvs, s.widths("C")
     if not found or len(found) != len(widths):
         return UNKNOWN, "no MBConv, or not as many as meant"
-    ratios = [m.depthwise.widths[1] / w for m, w in zip(found, widths, strict=True)]
+    ratios = [m.depthwise.widths[1] / widths[n] for n, m in enumerate(found)]
     words = "depthwise over block width: " + listed(f"{r:.3g}" for r in ratios)
     return verdict(all(r == s.like.expansion for r in ratios), words)
 
@@ -84,10 +84,10 @@ def squeeze(s: Subject):
         return UNKNOWN, "no MBConv"
     gates = [e for e in s.anatomy.tape.events if e.name in GATES and e.out.requires_grad]
     places = [m.depthwise.place for m in found] + [len(s.anatomy.tape.events)]
-    gated = sum(
-        any(low < e.place < high and e.out[0].numel() == m.depthwise.widths[1] for e in gates)
-        for m, low, high in zip(found, places, places[1:], strict=False)
-    )
+    gated = 0
+    for m, low, high in zip(found, places, places[1:], strict=False):
+        within = [e for e in gates if e.place in range(low, high)]
+        gated += any(e.out.shape[1:].numel() == m.depthwise.widths[1] for e in within)
     return verdict(gated == len(found), f"a gate of its channels in {gated} of {len(found)} MBConv")
 
 
@@ -122,8 +122,8 @@ def head(s: Subject):
     a = s.anatomy
     if a.out.ndim != 2:
         return FAILED, f"no classifier: the output has the shape {tuple(a.out.shape)}"
-    last = max((e.place for e in a.matrices if e.positions > 1), default=-1)
-    after = [e for e in a.matrices if e.place > last and e.is_linear]
+    last = takewhile(lambda e: e.positions == 1, reversed(a.matrices))
+    after = [e for e in last if e.is_linear]
     words = {0: "no matrix", 1: "one matrix"}.get(len(after), f"{len(after)} matrices")
     return verdict(len(after) == 1, f"{words} after the last grid")
 
@@ -146,8 +146,7 @@ def shapes(s: Subject):
             return FAILED, f"{other[0]}×{other[1]}: 2 images in, {tuple(out.shape)} out"
         found.append(f"{other[0]}×{other[1]} kept")
     alone = s.anatomy.output(s.images[:1])
-    gap = (alone - s.anatomy.out[:1]).abs().max() / s.anatomy.out.abs().max()
-    if gap > 1e-4:
+    if gap(s.anatomy.out[:1], alone):
         return FAILED, "an image's answer depends on the others in its batch"
     return PASSED, ", ".join(found)
 
@@ -156,9 +155,9 @@ def same_twice(s: Subject):
     a = s.anatomy
     with torch.no_grad():
         one, two = (play(a.model, a.state, s.images)[1] for _ in range(2))
-    gap = ((one - two).abs().max() / one.abs().max()).item()
-    words = "the same twice" if gap < 1e-6 else f"two runs in evaluation mode differ by {gap:.0%}"
-    return verdict(gap < 1e-6, words)
+    off = gap(one, two)
+    words = f"two runs in evaluation mode differ by {off:.0%}" if off else "the same twice"
+    return verdict(not off, words)
 
 
 def listed(words) -> str:

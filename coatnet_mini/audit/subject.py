@@ -56,11 +56,12 @@ class Subject:
         if (H // step) * (W // step) < 2:
             raise ValueError(f"{H}×{W} images leave one position at the last stage: nothing to see")
 
-    @cached_property
+    @property
     def images(self) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        """Two pictures of noise, of the size that was found; the same ones each time."""
+        generator = torch.Generator()  # every new one gives the same numbers
         shape = (2, self.like.in_channels, *self.size)
-        like = next(self.model.parameters(), torch.empty(0))
+        like = next(self.model.parameters(), torch.empty([]))
         return torch.randn(shape, generator=generator).to(like)
 
     @cached_property

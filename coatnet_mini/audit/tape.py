@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
-PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm", "baddbmm", "einsum"}
+PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum"}  # `@` is "matmul"
 NORMS = {"layer_norm", "batch_norm", "group_norm", "rms_norm", "instance_norm"}
-POOLS = {"max_pool2d": "max", "avg_pool2d": "average", "max_pool1d": "max", "avg_pool1d": "average"}
-ADDS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
+AVERAGES = {"avg_pool2d", "avg_pool1d"}
+POOLS = {"max_pool2d", "max_pool1d"} | AVERAGES
+ADDS = {"add", "add_"}  # `+` and `+=`
 
 
 @dataclass
@@ -116,9 +117,9 @@ class Tape(TorchFunctionMode):
         found = [p for p in places if before is None or p < before]
         return self.events[found[-1]] if found else None
 
-    def back(self, tensor: Tensor) -> Iterator[Event]:
-        """The events behind a tensor along first inputs, newest first."""
-        event = self.maker(tensor)
+    def back(self, tensor: Tensor, before: int | None = None) -> Iterator[Event]:
+        """The events behind a tensor, before a place, along first inputs, newest first."""
+        event = self.maker(tensor, before)
         while event is not None:
             yield event
             inputs = event.tensors
@@ -141,17 +142,18 @@ def flat(values) -> Iterator[Tensor]:
             yield from flat(value)
 
 
-def state_of(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:
-    """Parameters and buffers, detached; those that are constant get noise, so that none hides.
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, detached; to those that are constant a little noise is added.
 
     A bias table that starts at zero could not be told from none.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator()  # every new one gives the same numbers
     state = {name: b.detach() for name, b in model.named_buffers()}
     for name, p in model.named_parameters():
         value = p.detach()
-        if value.numel() > 1 and value.is_floating_point() and (value == value.flatten()[0]).all():
-            value = value + 0.1 * torch.randn(value.shape, generator=generator).to(value)
+        if value.numel() > 1 and value.is_floating_point() and value.min() == value.max():
+            noise = torch.randn(value.shape, generator=generator)
+            value = value.add(noise.to(value), alpha=0.1)
         state[name] = value
     return state
 

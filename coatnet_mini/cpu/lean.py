@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.blocks import MBConv, SqueezeExcitation, check_grid
 
-LARGE = 1 << 22  # elements from which `BatchNormGELU` gains; below, its many small steps cost more
-CHUNK = 1 << 19  # elements at a time, so that what its backward pass reuses stays in cache
+LARGE = 4_194_304  # elements from which `BatchNormGELU` gains; below, its many steps cost more
+CHUNK = 524_288  # elements at a time, so that what its backward pass reuses stays in cache
 
 
 def lean(model: nn.Module) -> nn.Module:

@@ -16,7 +16,6 @@ from torch import Tensor
 from coatnet_mini.checkpoint import digest, first_line, flush
 
 KEPT = 2  # checkpoints of a run that are not deleted
-UNFINISHED = "unfinished"
 DIGITS = 16  # of the digest, in the name
 
 
@@ -30,7 +29,7 @@ def save_run(folder: Path, step: int, state: dict) -> Path:
         OSError: it could not be written; then those before it are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / UNFINISHED
+    unfinished = folder / "unfinished.pt"
     try:
         with unfinished.open("wb") as file:
             torch.save(state, file)

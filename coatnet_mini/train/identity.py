@@ -25,7 +25,7 @@ def of_split(split: Split) -> dict:
     for path, length in images:
         name = "/".join(Path(path).parts[-2:]) if path else ""
         size = length if length is not None else size_of(path)
-        found.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+        found.update(f"{name}\0{size}\n".encode())
     if len(split) != len(images):  # some of the rows, which no other digest tells
         found.update(np.int64(len(split)).tobytes())
     return {"images": len(split), "digest": found.hexdigest()}
@@ -43,11 +43,11 @@ def listed(split: Split) -> list[tuple[str | None, int | None]]:
     return list(zip(paths, lengths, strict=True))
 
 
-def size_of(path: str | None) -> int:
+def size_of(path: str | None) -> int | None:
     try:
         return Path(path or "").stat().st_size
     except OSError:  # no file of its own, or gone: reading it will say so
-        return -1
+        return None
 
 
 def changes(before: dict, now: dict) -> list[str]:

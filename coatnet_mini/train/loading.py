@@ -118,9 +118,7 @@ class Loader:
         position: in a stream, where training goes on: behind the last batch; else None.
     """
 
-    def __init__(
-        self, split: Split, decoder: Decoder, memory: float = 0, threads: int = 2, shuffled: int = 1
-    ):
+    def __init__(self, split: Split, decoder: Decoder, memory: float, threads: int, shuffled: int):
         self.split, self.decoder, self.threads, self.shuffled = split, decoder, threads, shuffled
         self.images = self.labels = None
         self.position = Position() if split.streamed else None

@@ -42,14 +42,15 @@ Sample = tuple[str, dict, int]  # name, encoded image ("bytes" or "path"), label
 class Split:
     """Encoded images and their labels, not yet decoded.
 
-    rows: `Drawn`, or a `datasets` table or, streamed, iterable; `image` and `label` name columns.
+    rows: `Drawn`, or a `datasets` table or, streamed, iterable.
+    image, label: names of its columns; no label for `Drawn`, which has none.
     labels: (N,) int64, known beforehand; None for streamed data.
     """
 
     name: str
     rows: "Drawn | Dataset | IterableDataset"
     image: str
-    label: str
+    label: str | None
     classes: list[str]
     labels: np.ndarray | None = None
     index: dict = field(default_factory=dict)  # label as stored → number of the class
@@ -127,7 +128,7 @@ def table(images: np.ndarray, labels: np.ndarray, classes: list[str], name: str)
     if images.ndim == 4:
         images = images.transpose(0, 2, 3, 1)
     rows = Drawn([{"bytes": png(image)} for image in images])
-    return Split(name, rows, "image", "label", classes, np.asarray(labels, np.int64))
+    return Split(name, rows, "image", None, classes, np.asarray(labels, np.int64))
 
 
 class Drawn:
