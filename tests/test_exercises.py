@@ -7,7 +7,7 @@ as a reader might, not with the package's own mistakes).
 import importlib.util
 import re
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from coatnet_mini.attention import MultiHeadAttention
 from coatnet_mini.audit.defects import SMALL, of_kind
-from coatnet_mini.exercises import check, find, verdict
+from coatnet_mini.exercises import Exercise, Mistake, check, find, verdict
 from coatnet_mini.exercises.ch17 import suspect
 from tests import CHAPTERS
 
@@ -168,7 +168,7 @@ def test_unknown_exercise_is_named(number):
 def test_float32_will_do_where_no_input_dictates_a_dtype():
     for number in ("1.1", "1.4"):
         right = find(number).reference
-        for noise, word in ((0.0, "passed"), (2e-6, "not yet.")):
+        for noise, word in ((0.0, "passed"), (1.5e-6, "not yet.")):
 
             def answer(right=right, noise=noise, **case):
                 return (right(**case) + noise).float()
@@ -194,6 +194,110 @@ def test_images_of_chapter_2_are_not_square():
         for case in cases(number):
             H, W = case["x"].shape[2:] if "x" in case else (case["height"], case["width"])
             assert H != W
+
+
+def given_back(x, mistakes=(), tolerance=1e-10):
+    """An exercise whose right answer is its input."""
+    cases = [{"x": torch.as_tensor(x, dtype=torch.float64)}]
+    return Exercise("0.1", lambda x: x, lambda rng: cases, mistakes, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "text"),
+    [
+        (given_back([1, 2]), lambda x: x, "passed (1 cases)."),
+        (given_back([1, 2], tolerance=0.5), lambda x: x - 0.5, "passed (1 cases)."),
+        (
+            given_back([[1, 20], [3, 4]]),
+            lambda x: x.flip(0),
+            "not yet. With x of shape (2, 2):\n  x =\n          1      20\n          3       4\n  "
+            "expected\n          1      20\n          3       4\n  got\n"
+            "          3       4\n          1      20",
+        ),
+        (
+            given_back(2.5),
+            lambda x: x.long(),
+            "not yet. With x of shape ():\n  x =\n        2.5\n  "
+            "expected torch.float64 like the input, got torch.int64.",
+        ),
+        (
+            given_back(torch.zeros(1, 1, 2)),
+            lambda x: x[0],
+            "not yet. With x of shape (1, 1, 2): expected shape (1, 1, 2), got (1, 2).",
+        ),
+        (
+            given_back(torch.ones(2, 13)),
+            lambda x: x + torch.eye(2, 13),
+            "not yet. With x of shape (2, 13): at [0, 0] expected 1, got 2.",
+        ),
+        (
+            given_back(torch.full((26,), 1000.0)),
+            lambda x: x + 0.09,
+            "not yet. With x of shape (26,): right to 9e-02, but float64 should agree to 1e-10: "
+            "did you compute in float32?",
+        ),
+        (
+            given_back(torch.full((26,), 1000.0), tolerance=1e-6),
+            lambda x: x + 0.09,
+            "not yet. With x of shape (26,): right to 9e-02, but 1e-06 is asked for.",
+        ),
+        (
+            given_back(torch.full((26,), 10_000.0)),
+            lambda x: x + 1,
+            "not yet. With x of shape (26,): at [0] expected 1e+04, got 1e+04.",
+        ),
+    ],
+)
+def test_the_verdict_word_for_word(exercise, answer, text):
+    assert verdict(exercise, answer) == text
+
+
+def test_as_many_as_25_numbers_are_shown():
+    square, more = given_back(torch.zeros(5, 5)), given_back(torch.zeros(2, 13))
+    table = "\n".join(5 * ["    " + " ".join(5 * ["      0"])])
+    other = table.replace("0", "1")
+    assert verdict(square, lambda x: x + 1) == (
+        f"not yet. With x of shape (5, 5):\n  x =\n{table}\n  expected\n{table}\n  got\n{other}"
+    )
+    assert verdict(more, lambda x: x + 1).count("\n") == 0
+
+
+@pytest.mark.parametrize(("message", "shown"), [("first\nsecond", "first"), ("", "")])
+def test_what_an_answer_stops_with_is_told_in_a_line(message, shown):
+    def stops(x):
+        raise ValueError(message)
+
+    text = verdict(given_back(torch.zeros(1, 26)), stops)
+    told = f"your function stopped with ValueError: {shown}"
+    assert text == f"not yet. With x of shape (1, 26): {told}"
+
+
+def test_a_hint_is_given_to_the_same_error_and_to_the_same_kind_of_value_only():
+    def stops(kind):
+        def answer(x):
+            raise kind("no")
+
+        return answer
+
+    def asked(wrong, answer):
+        mistakes = [Mistake("this one.", wrong)]
+        exercise = Exercise("0.1", lambda x: 2, lambda rng: [{"x": 1}], mistakes)
+        return verdict(exercise, answer).endswith("\n  Hint: this one.")
+
+    assert asked(stops(ValueError), stops(ValueError))
+    assert not asked(stops(ValueError), stops(TypeError))
+    assert not asked(stops(ValueError), lambda x: 1)
+    assert not asked(lambda x: 1, stops(ValueError))
+    assert asked(lambda x: 1, lambda x: 1)
+    assert not asked(lambda x: 1, lambda x: True)
+    assert not asked(lambda x: 1, lambda x: 3)
+
+
+def test_exercises_cannot_be_changed_by_an_answer():
+    exercise = find("1.1")
+    for thing, name in ((exercise, "number"), (exercise.mistakes[0], "hint")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(thing, name, "another")
 
 
 def test_nan_is_no_answer():
