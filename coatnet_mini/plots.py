@@ -269,10 +269,11 @@ def as_array(values) -> np.ndarray:
 
 
 def write_values(ax: Axes, matrix: np.ndarray, image: AxesImage) -> None:
-    """Write each number in its cell, black or white by the luminance of the cell."""
+    """Write each number in its cell, black or white: with a contrast of at least 4.5 (WCAG)."""
     whole = np.array_equal(matrix, matrix.round())
     for (row, column), value in np.ndenumerate(matrix):
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+        rgb = np.array(image.cmap(image.norm(value))[:3])
+        linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+        light = linear @ [0.2126, 0.7152, 0.0722] > 0.179
         text = f"{value:.0f}" if whole else f"{value:.2f}"
-        ax.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
+        ax.text(column, row, text, ha="center", va="center", color="black" if light else "white")

@@ -1,5 +1,6 @@
-"""What several test modules share: how far two tensors are apart, and networks to try."""
+"""What several test modules share: how far two tensors are apart, networks, contrast."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,3 +37,16 @@ def shaken(model: nn.Module) -> nn.Module:
         elif tensor.is_floating_point():
             tensor.add_(0.3 * torch.randn_like(tensor))
     return model
+
+
+def luminance(rgb) -> np.ndarray:
+    """WCAG's relative luminance of colours (..., 3) in 0..1."""
+    rgb = np.asarray(rgb)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(one, other) -> np.ndarray:
+    """WCAG's contrast of two colours, 1 to 21."""
+    low, high = np.sort([luminance(one), luminance(other)], axis=0)
+    return (high + 0.05) / (low + 0.05)

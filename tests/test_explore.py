@@ -27,6 +27,7 @@ from coatnet_mini.explore import (
 )
 from coatnet_mini.explore.spec import slug
 from coatnet_mini.explore.sphinx_ext import classic_script
+from tests.helpers import contrast, luminance
 
 
 @pytest.fixture(scope="module")
@@ -90,18 +91,6 @@ def test_the_browser_has_the_palettes_of_the_plots():
     script = Explorable._esm
     for name, colours in plots.RAMPS.items():
         assert f'"{name}": "{colours}"' in script
-
-
-def luminance(rgb) -> np.ndarray:
-    """WCAG's relative luminance of colours (..., 3) in 0..1."""
-    rgb = np.asarray(rgb)
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return linear @ [0.2126, 0.7152, 0.0722]
-
-
-def contrast(one, other) -> np.ndarray:
-    low, high = np.sort([luminance(one), luminance(other)], axis=0)
-    return (high + 0.05) / (low + 0.05)
 
 
 @pytest.mark.parametrize("sign", "+-")
