@@ -153,7 +153,8 @@ def no_shortcut(right, block, x):
 def difference_of_strangers(right, found, one, other, **cell):
     a, b = (found.interval(**{**cell, **part}) for part in (one, other))
     half = (a.half**2 + b.half**2) ** 0.5
-    return results.Interval(a.mean - b.mean, a.mean - b.mean - half, a.mean - b.mean + half, a.n)
+    mean = a.mean - b.mean
+    return results.Interval(mean, mean - half, mean + half, a.n, a.level)
 
 
 SOFTMAX_OVER_QUERIES = Mistake(

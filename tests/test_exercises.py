@@ -6,6 +6,9 @@ as a reader might, not with the package's own mistakes).
 
 import importlib.util
 import re
+from copy import deepcopy
+from dataclasses import FrozenInstanceError, replace
+from itertools import product
 from pathlib import Path
 
 import nbformat
@@ -13,7 +16,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from coatnet_mini.exercises import check, find, verdict
+from coatnet_mini.attention import MultiHeadAttention
+from coatnet_mini.audit.defects import SMALL, of_kind
+from coatnet_mini.exercises import Exercise, Mistake, check, find, verdict
+from coatnet_mini.exercises.ch17 import suspect
 from tests import CHAPTERS
 
 HERE = Path(__file__).parent
@@ -119,6 +125,15 @@ def test_each_listed_mistake_fails_with_its_own_hint(exercise):
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.number)
+def test_every_listed_mistake_is_known_by_an_answer_that_was_written_apart(exercise):
+    numbered = [replace(m, hint=f"mistake {k}") for k, m in enumerate(exercise.mistakes)]
+    numbered = replace(exercise, mistakes=numbered)
+    answers = [p.values[1] for p in WRONG if p.values[0] == exercise.number]
+    told = {verdict(numbered, answer).rpartition("Hint: ")[2] for answer in answers}
+    assert {m.hint for m in numbered.mistakes} <= told
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda e: e.number)
 def test_cases_are_reproducible_float64_and_not_all_square(exercise):
     first, again = (exercise.cases(torch.Generator().manual_seed(0)) for _ in range(2))
     assert len(first) >= 3
@@ -153,7 +168,7 @@ def test_unknown_exercise_is_named(number):
 def test_float32_will_do_where_no_input_dictates_a_dtype():
     for number in ("1.1", "1.4"):
         right = find(number).reference
-        for noise, word in ((0.0, "passed"), (2e-6, "not yet.")):
+        for noise, word in ((0.0, "passed"), (1.5e-6, "not yet.")):
 
             def answer(right=right, noise=noise, **case):
                 return (right(**case) + noise).float()
@@ -161,11 +176,128 @@ def test_float32_will_do_where_no_input_dictates_a_dtype():
             assert verdict(find(number), answer).startswith(word)
 
 
+@pytest.mark.parametrize(
+    ("number", "tolerance"), [("2.1", 1e-10), ("3.2", 1e-6), ("5.2", 1e-8), ("5.3", 1e-7)]
+)
+def test_answers_within_the_tolerance_pass_and_no_others(number, tolerance):
+    right = find(number).reference
+    assert verdict(find(number), lambda **case: right(**case) + 0.9 * tolerance).startswith(
+        "passed"
+    )
+    assert verdict(find(number), lambda **case: right(**case) + 1.1 * tolerance).startswith(
+        "not yet"
+    )
+
+
 def test_images_of_chapter_2_are_not_square():
     for number in ("2.1", "2.2", "2.3"):
         for case in cases(number):
             H, W = case["x"].shape[2:] if "x" in case else (case["height"], case["width"])
             assert H != W
+
+
+def given_back(x, mistakes=(), tolerance=1e-10):
+    """An exercise whose right answer is its input."""
+    cases = [{"x": torch.as_tensor(x, dtype=torch.float64)}]
+    return Exercise("0.1", lambda x: x, lambda rng: cases, mistakes, tolerance)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "text"),
+    [
+        (given_back([1, 2]), lambda x: x, "passed (1 cases)."),
+        (given_back([1, 2], tolerance=0.5), lambda x: x - 0.5, "passed (1 cases)."),
+        (
+            given_back([[1, 20], [3, 4]]),
+            lambda x: x.flip(0),
+            "not yet. With x of shape (2, 2):\n  x =\n          1      20\n          3       4\n  "
+            "expected\n          1      20\n          3       4\n  got\n"
+            "          3       4\n          1      20",
+        ),
+        (
+            given_back(2.5),
+            lambda x: x.long(),
+            "not yet. With x of shape ():\n  x =\n        2.5\n  "
+            "expected torch.float64 like the input, got torch.int64.",
+        ),
+        (
+            given_back(torch.zeros(1, 1, 2)),
+            lambda x: x[0],
+            "not yet. With x of shape (1, 1, 2): expected shape (1, 1, 2), got (1, 2).",
+        ),
+        (
+            given_back(torch.ones(2, 13)),
+            lambda x: x + torch.eye(2, 13),
+            "not yet. With x of shape (2, 13): at [0, 0] expected 1, got 2.",
+        ),
+        (
+            given_back(torch.full((26,), 1000.0)),
+            lambda x: x + 0.09,
+            "not yet. With x of shape (26,): right to 9e-02, but float64 should agree to 1e-10: "
+            "did you compute in float32?",
+        ),
+        (
+            given_back(torch.full((26,), 1000.0), tolerance=1e-6),
+            lambda x: x + 0.09,
+            "not yet. With x of shape (26,): right to 9e-02, but 1e-06 is asked for.",
+        ),
+        (
+            given_back(torch.full((26,), 10_000.0)),
+            lambda x: x + 1,
+            "not yet. With x of shape (26,): at [0] expected 1e+04, got 1e+04.",
+        ),
+    ],
+)
+def test_the_verdict_word_for_word(exercise, answer, text):
+    assert verdict(exercise, answer) == text
+
+
+def test_as_many_as_25_numbers_are_shown():
+    square, more = given_back(torch.zeros(5, 5)), given_back(torch.zeros(2, 13))
+    table = "\n".join(5 * ["    " + " ".join(5 * ["      0"])])
+    other = table.replace("0", "1")
+    assert verdict(square, lambda x: x + 1) == (
+        f"not yet. With x of shape (5, 5):\n  x =\n{table}\n  expected\n{table}\n  got\n{other}"
+    )
+    assert verdict(more, lambda x: x + 1).count("\n") == 0
+
+
+@pytest.mark.parametrize(("message", "shown"), [("first\nsecond", "first"), ("", "")])
+def test_what_an_answer_stops_with_is_told_in_a_line(message, shown):
+    def stops(x):
+        raise ValueError(message)
+
+    text = verdict(given_back(torch.zeros(1, 26)), stops)
+    told = f"your function stopped with ValueError: {shown}"
+    assert text == f"not yet. With x of shape (1, 26): {told}"
+
+
+def test_a_hint_is_given_to_the_same_error_and_to_the_same_kind_of_value_only():
+    def stops(kind):
+        def answer(x):
+            raise kind("no")
+
+        return answer
+
+    def asked(wrong, answer):
+        mistakes = [Mistake("this one.", wrong)]
+        exercise = Exercise("0.1", lambda x: 2, lambda rng: [{"x": 1}], mistakes)
+        return verdict(exercise, answer).endswith("\n  Hint: this one.")
+
+    assert asked(stops(ValueError), stops(ValueError))
+    assert not asked(stops(ValueError), stops(TypeError))
+    assert not asked(stops(ValueError), lambda x: 1)
+    assert not asked(lambda x: 1, stops(ValueError))
+    assert asked(lambda x: 1, lambda x: 1)
+    assert not asked(lambda x: 1, lambda x: True)
+    assert not asked(lambda x: 1, lambda x: 3)
+
+
+def test_exercises_cannot_be_changed_by_an_answer():
+    exercise = find("1.1")
+    for thing, name in ((exercise, "number"), (exercise.mistakes[0], "hint")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(thing, name, "another")
 
 
 def test_nan_is_no_answer():
@@ -188,11 +320,12 @@ def test_reference_1_4_is_average_pooling_that_leaves_padding_out():
         torch.testing.assert_close(find("1.4").reference(**case) @ x.flatten(), y.flatten())
 
 
-def test_reference_2_2_returns_the_kernel_that_made_the_matrix():
-    kernel = torch.randn(3, 3, dtype=torch.float64)
-    basis = torch.eye(20, dtype=torch.float64).view(20, 1, 4, 5)
-    W = F.conv2d(basis, kernel[None, None], padding=1).view(20, 20).T
-    assert torch.equal(find("2.2").reference(W, 4, 5, 3), kernel)
+@pytest.mark.parametrize(("height", "width", "k"), [(4, 5, 3), (5, 5, 5)])
+def test_reference_2_2_returns_the_kernel_that_made_the_matrix(height, width, k):
+    kernel, N = torch.randn(k, k, dtype=torch.float64), height * width
+    basis = torch.eye(N, dtype=torch.float64).view(N, 1, height, width)
+    W = F.conv2d(basis, kernel[None, None], padding=k // 2).view(N, N).T
+    assert torch.equal(find("2.2").reference(W, height, width, k), kernel)
 
 
 def test_reference_2_3_is_separable_and_keeps_the_mean_inside():
@@ -217,3 +350,30 @@ def test_reference_2_4_does_what_the_two_layers_do_on_a_torus():
 
         once = layer(x, find("2.4").reference(**case))
         torch.testing.assert_close(once, layer(layer(x, first), second))
+
+
+def test_reference_11_2_names_the_stage_whose_next_block_costs_most_by_the_count_of_11_1():
+    block, sides = find("11.1").reference, range(32, 640, 32)
+    for widths, side in product(((96, 192, 384, 768), (64, 80, 96, 112)), sides):
+        stages = zip("CCTT", widths, (side // 4, side // 8, side // 16, side // 32), strict=True)
+        costs = [block(kind, D, n) for kind, D, n in stages]
+        assert find("11.2").reference("CCTT", widths, side) == costs.index(max(costs)) + 1
+
+
+# ---- The network of exercise 17.4 ----------------------------------------------------------------
+
+
+def test_the_suspect_is_small_but_for_its_three_mistakes():
+    net = suspect()
+    assert net.config == SMALL
+    for stage in net.stages.values():
+        layers = of_kind(stage, MultiHeadAttention)
+        assert len({id(a.relative_bias_table) for a in layers}) == bool(layers)  # one for all
+        for a in layers:
+            torch.nn.init.normal_(a.relative_bias_table)
+            sound = deepcopy(a)
+            sound.__class__ = MultiHeadAttention
+            for numbers in (sound.qkv.weight, sound.qkv.bias):  # whose scores are √d as large
+                numbers.data[: a.out.in_features] *= a.head_dim**0.5
+            x = torch.randn(2, a.grid[0] * a.grid[1], a.qkv.in_features)
+            torch.testing.assert_close(a(x), sound(x))  # on a square offsets do not share biases

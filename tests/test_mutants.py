@@ -72,6 +72,10 @@ def test_inputs_of_an_exercise_are_left_alone():
     assert {m.lines for m in mutations(source, "coatnet_mini/shapes.py")} == {(2,), (6,)}
 
 
+def test_that_lists_are_of_one_length_is_left_alone():
+    assert [m.change for m in mutations("x = list(zip(a, b[1:], strict=True))\n")] == ["1 → 2"]
+
+
 def test_every_mutation_of_the_package_is_python():
     found = mutants.candidates(ROOT, ["weighted_sum", "cpu/lean"])
     assert {m.file for m in found} == {

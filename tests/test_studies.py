@@ -3,14 +3,20 @@
 import hashlib
 import json
 import os
+import platform
+import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +24,14 @@ import torch
 from safetensors.numpy import load_file
 from scipy import stats
 
+from coatnet_mini import studies
+from coatnet_mini.checkpoint import save_network
+from coatnet_mini.coatnet import CoAtNetConfig, Stage
 from coatnet_mini.cost import cost
-from coatnet_mini.images import raw_digits
+from coatnet_mini.images import normalize, raw_digits
+from coatnet_mini.inside import half_distance
 from coatnet_mini.models import create_model
+from coatnet_mini.studies import __main__ as command
 from coatnet_mini.studies import (
     ablations,
     bias,
@@ -33,10 +44,10 @@ from coatnet_mini.studies import (
     student,
     study,
 )
-from coatnet_mini.studies.__main__ import main, stand_alone
-from coatnet_mini.studies.plans import Plan, Planned
+from coatnet_mini.studies.__main__ import main, read_arguments, stand_alone
+from coatnet_mini.studies.plans import HOW, SCALES, SHOWN, Plan, Planned
 from coatnet_mini.studies.results import FOLDER
-from coatnet_mini.studies.running import Workplace, go, time_limit, write
+from coatnet_mini.studies.running import Workplace, device_name, go, row_of, time_limit, write
 from coatnet_mini.train import run as engine
 from coatnet_mini.train import sources
 from coatnet_mini.train.recipe import Recipe
@@ -291,7 +302,126 @@ def test_further_runs_may_depend_on_the_first(tmp_path):
     assert study("tiny", tmp_path).planned == 3
 
 
+def finish(place: Workplace, run: Planned) -> dict:
+    """A run that takes no time, in place of `Workplace.do`."""
+    row = {**run.cell, "accuracy": 0.125, "seconds": 3.2, "recipe": run.told}
+    write(place.folder / "finished" / f"{run.key}.json", row)
+    return row
+
+
+def test_one_line_is_said_after_each_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Workplace, "do", finish)
+    said = []
+    assert go(Workplace(tiny(2), tmp_path), None, said.append)
+    assert said == [
+        "1/2  lr 0.001, seed 0: held-out accuracy 12.5% in 3 s",
+        "2/2  lr 0.002, seed 0: held-out accuracy 12.5% in 3 s",
+    ]
+    assert not (tmp_path / "networks").exists()  # no run was asked to keep its own
+
+
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
+def test_a_run_that_fails_is_named(tmp_path, monkeypatch, kind):
+    def fail(*_):
+        raise kind("loss is nan")
+
+    monkeypatch.setattr(Workplace, "do", fail)
+    with pytest.raises(ValueError, match=r"^lr 0.001, seed 0: loss is nan$"):
+        go(Workplace(tiny(2), tmp_path), None, str)
+
+
+def test_a_row_tells_what_a_run_was_what_came_out_and_how(tmp_path):
+    lines = [
+        {"step": 2, "loss": 2 / 3},
+        {"step": 4, "loss": 0.5, "accuracy": 1 / 3},
+        {"step": 6, "loss": 1 / 3},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    results = dict(accuracy=2 / 3, test_loss=1 / 7, step=6, parameters=99, seconds=1.26)
+    run = tiny().runs[1]
+    row = row_of(run, results | dict(device="cpu", threads=1), tmp_path / "metrics.jsonl", True)
+    assert row.pop("versions").keys() >= {"python", "torch"}
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(row.pop("finished"))).seconds < 600
+    assert row == {
+        "lr": 2e-3,
+        "seed": 0,
+        "accuracy": 0.66667,
+        "test_loss": 0.14286,
+        "parameters": 99,
+        "steps": 6,
+        "curves": {
+            "accuracy": {"step": [4, 6], "value": [0.33333, 0.66667]},
+            "loss": {"step": [2, 4, 6], "value": [0.66667, 0.5, 0.33333]},
+        },
+        "seconds": 1.3,
+        "resumed": True,
+        "device": f"cpu, {os.cpu_count()} cores of {platform.machine()}",
+        "threads": 1,
+        "recipe": run.told,
+    }
+
+
+def test_a_gpu_is_told_by_its_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU {device}")
+    assert device_name("cuda:1") == "the GPU cuda:1"
+
+
+def test_results_are_text_that_is_read_by_people(tmp_path):
+    write(tmp_path / "row.json", {"arm": "größer"})
+    assert (tmp_path / "row.json").read_text("utf-8") == '{"arm": "größer"}\n'
+    write(tmp_path / "all.json", {"study": "1 → 2", "runs": [{"arm": "größer"}, {"arm": "–"}]})
+    lines = '{\n "study": "1 → 2",\n "runs": [\n{"arm": "größer"},\n{"arm": "–"}\n]\n}\n'
+    assert (tmp_path / "all.json").read_text("utf-8") == lines
+    assert {path.name for path in tmp_path.iterdir()} == {"row.json", "all.json"}
+
+
+def test_time_is_given_in_minutes_and_its_clock_keeps_no_process_alive(monkeypatch):
+    made = []
+
+    class Timer:
+        def __init__(self, seconds, *_):
+            self.seconds, self.start, self.cancel = seconds, list, list
+            made.append(self)
+
+    monkeypatch.setattr(threading, "Timer", Timer)
+    with time_limit(2.5):
+        pass
+    assert (made[0].seconds, made[0].daemon) == (150, True)
+
+
 # ---- The command
+
+
+def test_what_is_asked_for_without_options():
+    found = vars(read_arguments(["bias"]))
+    folder = Path("runs/studies")
+    assert found == dict(name="bias", scale="small", minutes=None, output=folder, collect=False)
+    assert [read_arguments(["ceit", "--scale", scale]).scale for scale in SCALES] == [*SCALES]
+    assert SCALES == ("small", "gpu")
+
+
+def test_the_command_reads_what_was_typed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["studies", "color"])
+    monkeypatch.delitem(sys.modules, "coatnet_mini.studies.__main__")
+    with pytest.raises(SystemExit, match="1"):
+        runpy.run_module("coatnet_mini.studies", run_name="__main__")
+    assert "unknown study 'color'" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missing_is_one_line_and_one_of_our_own_a_mistake(monkeypatch, capsys):
+    def missing(name):
+        def run(chosen):
+            raise ModuleNotFoundError(name=name)
+
+        return run
+
+    monkeypatch.setattr(command, "run", missing("tqdm"))
+    assert main(["bias"]) == 1
+    told = "error: tqdm is not installed; pip install 'coatnet-mini[train]'\n"
+    assert capsys.readouterr().err == told
+    monkeypatch.setattr(command, "run", missing("coatnet_mini.nothing"))
+    with pytest.raises(ModuleNotFoundError):
+        main(["bias"])
 
 
 def test_what_there_is_is_shown_and_nothing_is_run(tmp_path, monkeypatch, capsys):
@@ -334,19 +464,35 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert error.startswith("error: ") and "Not a directory" in error and error.count("\n") == 1
 
 
+LAUNCHED = {  # what torch's elastic launch tells its processes, beside LOCAL_RANK
+    "RANK": "1",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
+
+
 def test_each_process_of_a_launcher_stands_alone(monkeypatch):
     for name, value in {
+        **LAUNCHED,
         "LOCAL_RANK": "1",
-        "RANK": "1",
-        "WORLD_SIZE": "2",
         "CUDA_VISIBLE_DEVICES": "4,6",
     }.items():
         monkeypatch.setenv(name, value)
     stand_alone()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
-    assert not {"LOCAL_RANK", "RANK", "WORLD_SIZE"} & os.environ.keys()
+    assert not {"LOCAL_RANK", *LAUNCHED} & os.environ.keys()
     stand_alone()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    stand_alone()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    for name in ("CUDA_VISIBLE_DEVICES", *LAUNCHED):
+        monkeypatch.setenv(name, "5")
+    stand_alone()  # no launcher's doing, so that nothing of it is touched
+    assert {os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", *LAUNCHED)} == {"5"}
 
 
 # ---- The plans
@@ -400,6 +546,66 @@ def test_plans_are_whole(module, scale):
         assert list(run.cell)[-1] == "seed" and run.recipe.seed == run.cell["seed"]
         run.recipe.check()
     assert plan.question and plan.piloted
+    assert (plan.name, plan.scale) == (module.__name__.rpartition(".")[2], scale)
+    with pytest.raises(FrozenInstanceError):
+        plan.runs = ()
+    with pytest.raises(FrozenInstanceError):
+        runs[0].keep = True
+
+
+def test_how_a_run_is_done_is_no_part_of_what_it_is():
+    assert {field.name for field in fields(Recipe)} >= HOW | SHOWN
+    usual = Recipe()
+    for name in HOW | SHOWN:
+        other = replace(usual)
+        object.__setattr__(other, name, "another")
+        assert Planned({}, other).told == {}
+    assert Planned({}, replace(usual, lr=0.5)).told == {"lr": 0.5}
+
+
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_the_two_layouts_that_did_best_on_the_most_images_go_on_to_digits(scale, tmp_path):
+    plan, most = layout.plan(scale), max(layout.IMAGES[scale])
+    points = dict(zip(layout.LAYOUTS, (0.1, 0.3, 0.5, 0.2, 0.4), strict=True))
+
+    def row(cell):
+        best = points[cell["layout"]] if cell["images"] == most else 1 - points[cell["layout"]]
+        return {**cell, "accuracy": best + 0.01 * cell["seed"]}
+
+    runs = plan.after([row(run.cell) for run in plan.runs])
+    told = [tuple(run.cell[name] for name in ("layout", "start", "seed")) for run in runs]
+    assert told == [
+        (name, start, seed)
+        for seed in layout.SEEDS
+        for name in ("CCCT", "CTTT")
+        for start in ("shapes", "new")
+    ]
+    kept = {run.key: run for run in plan.runs if run.keep}
+    for run in runs:
+        assert run.recipe.data == run.cell["task"] == "digits"
+        assert (run.start is None) == (run.cell["start"] == "new")
+        if run.start:
+            stored = run.start(tmp_path, tmp_path / "run")
+            trained = kept[stored.name]
+            assert stored.parent == tmp_path / "networks"
+            assert (trained.cell["layout"], trained.cell["seed"]) == told[runs.index(run)][::2]
+
+
+@pytest.mark.parametrize("scale", ["small", "gpu"])
+def test_what_goes_on_from_small_pictures_names_a_network_that_is_kept(scale, tmp_path):
+    plan = resolution.plan(scale)
+    kept = {run.key: run.cell for run in plan.runs if run.keep}
+    seen = set()
+    for run in plan.after([]):
+        cell, start = run.cell, run.start
+        if cell["start"].startswith("new"):
+            continue
+        name = start.args[0] if isinstance(start, partial) else start(tmp_path, tmp_path).name
+        trained = kept[name]
+        assert (trained["network"], trained["seed"]) == (cell["network"], cell["seed"])
+        assert (trained["augmented"] == "before") == (cell["augmented"] == "both")
+        seen.add((cell["network"], cell["start"], cell["augmented"], cell["learns"]))
+    assert len(seen) == 4 + 1 + 2 + 3 + 2 + 3  # starts of each network, augmented, that learn
 
 
 def toy(recipe: Recipe) -> Recipe:
@@ -440,6 +646,57 @@ def test_resized_tables_keep_their_middle_and_their_size(name):
     middle = torch.zeros(2).double() if name == "zero" else table[:, 4, 6]
     torch.testing.assert_close(large[:, 7, 10], middle)
     torch.testing.assert_close(same, torch.zeros_like(table) if name == "zero" else table)
+
+
+def test_held_out_accuracy_is_the_share_that_is_right(monkeypatch):
+    labels = torch.arange(450) % 10
+    test = SimpleNamespace(images=torch.zeros(450, 1, 5, 5, dtype=torch.uint8), labels=labels)
+    monkeypatch.setattr(resolution, "digit_images", lambda side: (None, {5: test}[side]))
+    said = iter(torch.where(torch.arange(450) % 5 == 0, 10, labels))
+
+    def model(images):
+        return torch.nn.functional.one_hot(torch.stack([next(said) for _ in images]), 11)
+
+    assert resolution.accuracy(model, 5) == pytest.approx(0.8)
+
+
+def test_locality_measures_content_table_and_weights_of_each_layer(tmp_path, monkeypatch):
+    labels = torch.tensor([3, 1, 4, 1, 5, 9])
+    held_out = SimpleNamespace(images=torch.randint(256, (6, 1, 8, 8)).byte(), labels=labels)
+    monkeypatch.setattr(locality, "digit_images", lambda side: (None, {8: held_out}[side]))
+    stages = (Stage("P", 1, 16, 2), Stage("T", 2, 16, 1))
+    config = CoAtNetConfig(stages, head_dim=8, num_classes=10, image_size=8, in_channels=1)
+    model = locality.untrained(7, config)
+    new = {f"new_{name}": value for name, value in half_distances(model, held_out.images).items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    save_network(tmp_path / "network", model.state_dict(), config)
+    expected = half_distances(model, held_out.images) | new
+    with torch.no_grad():
+        for layer in locality.tables(model):
+            layer.relative_bias_table.zero_()
+        right = model(normalize(held_out.images)).argmax(1) == labels
+    expected["without_tables"] = right.sum().item() / 6
+    assert locality.measured(7, tmp_path / "network") == pytest.approx(expected)
+
+
+def half_distances(model, images) -> dict[str, float]:
+    """Of weights, content and table of each layer, from queries and keys as it gets them."""
+    read, found = {}, {}
+    layers = locality.tables(model)
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda layer, given: read.update({layer: given[0]}))
+    with torch.no_grad():
+        model(normalize(images))
+        for n, layer in enumerate(layers, 1):
+            q, k, _ = layer.heads_of(read[layer])
+            scores, table = q @ k.mT / layer.head_dim**0.5, layer.bias()
+            kinds = {"weights": scores + table, "content": scores, "table": table}
+            for kind, logits in kinds.items():
+                away = half_distance(logits.softmax(-1), *layer.grid)
+                found[f"{kind}_{n}"] = away.mean().item()
+    return found
 
 
 def test_a_geometric_table_keeps_what_is_near_and_reaches_the_end():
@@ -673,6 +930,7 @@ def test_intervals_of_cells_and_of_differences(four):
         (lambda s: s.interval("speed", form="pre"), "no measure 'speed'; choose from accuracy"),
         (lambda s: s.curve("speed", form="pre"), "no curve 'speed'; choose from accuracy"),
         (lambda s: s.interval(form="pre", level=1), "level is 1; it must be above 0 and below 1"),
+        (lambda s: s.interval(form="pre", level=0), "level is 0; it must be above 0 and below 1"),
     ],
 )
 def test_bad_questions_are_one_line(four, question, line):
@@ -686,6 +944,10 @@ def test_a_study_that_is_not_there_is_one_line(tmp_path):
         study("bios")
     with pytest.raises(ValueError, match="choose from none"):
         study("bias", tmp_path)
+
+
+def test_the_package_offers_what_it_names():
+    assert all(hasattr(studies, name) for name in studies.__all__)
 
 
 def test_reading_needs_neither_torch_nor_the_training_command():

@@ -189,8 +189,10 @@ def measure(tree: Path, files: list[str] | None = None) -> dict:
 def tests_of(mutation: Mutation, measured: dict) -> list[str]:
     """The tests that run the mutation's lines, quick ones first; all of its file's at import."""
     lines = measured["files"].get(mutation.file, {})
-    found = {test for line in mutation.lines for test in lines.get(str(line), ())}
-    if not found and any(str(line) in lines for line in mutation.lines):
+    began = max((int(n) for n in lines if int(n) <= mutation.lines[0]), default=0)
+    own = {str(line) for line in (began, *mutation.lines)}  # of a statement the first may count
+    found = {test for line in own for test in lines.get(line, ())}
+    if not found and own & lines.keys():
         found = set().union(*lines.values())
     return sorted(found, key=lambda test: measured["seconds"][test])
 

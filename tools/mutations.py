@@ -91,6 +91,8 @@ class _Finder:
             if name in ("annotation", "returns", "type_params"):
                 continue
             for child in field if isinstance(field, list) else [field]:
+                if isinstance(child, ast.keyword) and child.arg == "strict":
+                    continue  # zip's: it says what is so, for who reads
                 # What a message says is no behaviour.
                 if isinstance(child, ast.AST) and not isinstance(child, ast.JoinedStr | ast.Raise):
                     yield from self.walk(child)

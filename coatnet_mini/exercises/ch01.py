@@ -19,7 +19,7 @@ def shift_by_two(n: int) -> Tensor:
 
 def reverse(n: int) -> Tensor:
     """(n, n): y_i = x_{n−1−i}."""
-    return torch.eye(n).double().flip(0)
+    return torch.eye(n).double().rot90()
 
 
 def properties(W: Tensor) -> set[str]:

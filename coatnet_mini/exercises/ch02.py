@@ -22,9 +22,16 @@ def formula(x: Tensor, w: Tensor) -> Tensor:
 
 def kernel_of(W: Tensor, height: int, width: int, k: int) -> Tensor:
     """The (k, k) weight, as conv2d takes it, of a zero-padded convolution matrix W (N, N)."""
-    row, column, r = height // 2, width // 2, k // 2
-    seen = W[row * width + column].view(height, width)
-    return seen[row - r : row + r + 1, column - r : column + r + 1].clone()
+    return _middle(W[_centre(height, width)].view(height, width), k)
+
+
+def _centre(height: int, width: int) -> int:
+    return height // 2 * width + width // 2
+
+
+def _middle(seen: Tensor, k: int) -> Tensor:
+    top, left = (n // 2 - k // 2 for n in seen.shape)
+    return seen[top : top + k, left : left + k].clone()
 
 
 def gaussian_blur(x: Tensor, sigma: float, radius: int) -> Tensor:
@@ -63,21 +70,6 @@ def _kernel_cases(rng: torch.Generator) -> list[dict]:
         W = convolution_matrix(_noise(rng, k, k), (height, width))
         cases.append({"W": W, "height": height, "width": width, "k": k})
     return cases
-
-
-def _wrong_kernel(W: Tensor, height: int, width: int, k: int, place: str) -> Tensor:
-    row, column, r = height // 2, width // 2, k // 2
-    if place == "column":
-        seen = W[:, row * width + column].view(height, width)
-    elif place == "half":
-        seen = W[len(W) // 2].view(height, width)
-    elif place == "row * height":
-        seen = W[row * height + column].view(height, width)
-    elif place == "swapped":
-        seen = W[row * width + column].view(width, height).T
-    else:
-        return W[0].view(height, width)[:k, :k].clone()
-    return seen[row - r : row + r + 1, column - r : column + r + 1].clone()
 
 
 def _blur_cases(rng: torch.Generator) -> list[dict]:
@@ -149,31 +141,30 @@ EXERCISES = [
             Mistake(
                 "this kernel is turned by 180 degrees: row i of W, seen as a picture, shows the "
                 "weight as conv2d takes it; column j shows the formula's w.",
-                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "column"),
-            ),
-            Mistake(
-                "this kernel is turned by 180 degrees: row i of W, seen as a picture, shows the "
-                "weight as conv2d takes it; column j shows the formula's w.",
                 lambda **case: kernel_of(**case).flip(0, 1),
             ),
             Mistake(
                 "row 0 of W belongs to a corner, where part of the kernel falls off the grid: read "
                 "a row of the middle.",
-                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "corner"),
+                lambda W, height, width, k: W[0].view(height, width)[:k, :k],
             ),
             Mistake(
                 "height and width are swapped: a flat row is `.view(height, width)`.",
-                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "swapped"),
+                lambda W, height, width, k: _middle(
+                    W[_centre(height, width)].view(width, height).T, k
+                ),
             ),
             Mistake(
                 "row N // 2 of W is not the pixel at (height // 2, width // 2) unless the height "
                 "is odd: its index is row · width + column.",
-                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "half"),
+                lambda W, height, width, k: _middle(W[len(W) // 2].view(height, width), k),
             ),
             Mistake(
                 "each row of the grid has `width` pixels: the flat index is row · width + column, "
                 "not row · height + column.",
-                lambda W, height, width, k: _wrong_kernel(W, height, width, k, "row * height"),
+                lambda W, height, width, k: _middle(
+                    W[height // 2 * height + width // 2].view(height, width), k
+                ),
             ),
         ],
     ),

@@ -34,7 +34,7 @@ def cost(N: int, D: int, heads: int) -> tuple[int, int, int]:
 
 
 def _ties(scores: Tensor) -> Tensor:
-    return (scores > scores.amax(1, keepdim=True) - 1e-9).to(scores)
+    return (scores == scores.amax(1, keepdim=True)).to(scores)
 
 
 def _left(n: int) -> Tensor:

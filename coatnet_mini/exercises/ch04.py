@@ -1,6 +1,7 @@
 """Exercises of chapter 4: the border, global pooling, strides, what a camera shift leaves exact."""
 
 from math import lcm, prod
+from operator import mul
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,11 @@ def _multiples(step: int, n: int) -> list[int]:
 
 
 def _reach(kernels: tuple[int, ...], dilations: tuple[int, ...]) -> int:
-    return sum(d * (k - 1) // 2 for k, d in zip(kernels, dilations, strict=True))
+    return sum(map(_layers_reach, kernels, dilations))
+
+
+def _layers_reach(kernel: int, dilation: int) -> int:
+    return dilation * (kernel - 1) // 2
 
 
 def _border_cases(rng: torch.Generator) -> list[dict]:
@@ -60,14 +65,14 @@ def _border_cases(rng: torch.Generator) -> list[dict]:
 
 def _padded(mode: str):
     def answer(x: Tensor, weight: Tensor) -> Tensor:
-        r = weight.shape[-1] // 2
+        r = weight.shape[2] // 2
         return depthwise_conv2d(F.pad(x, (r,) * 4, mode=mode), weight, padding="none")
 
     return answer
 
 
 def _one_axis(x: Tensor, weight: Tensor, *, across: bool) -> Tensor:
-    r = weight.shape[-1] // 2
+    r = weight.shape[2] // 2
     ring, zeros = ((r, r, 0, 0), (0, 0, r, r)) if across else ((0, 0, r, r), (r, r, 0, 0))
     padded = F.pad(F.pad(x, ring, mode="circular"), zeros)
     return depthwise_conv2d(padded, weight, padding="none")
@@ -81,10 +86,6 @@ def _pool_cases(rng: torch.Generator) -> list[dict]:
     ]
 
 
-def _lost(x: Tensor, s: int) -> Tensor:
-    return x[..., x.shape[-1] - s :] if s >= 0 else x[..., :-s]
-
-
 def _lost_without_zero(x: Tensor, s: int) -> Tensor:
     return -(x[..., -s:] if s >= 0 else x[..., :-s]).sum((2, 3)) / x[0, 0].numel()
 
@@ -94,8 +95,8 @@ def _other_side(x: Tensor, s: int) -> Tensor:
 
 
 def _mean_of_rest(x: Tensor, s: int) -> Tensor:
-    rest = x[..., : x.shape[-1] - s] if s >= 0 else x[..., -s:]
-    return rest.mean((2, 3)) - x.mean((2, 3))
+    W = x.shape[3]
+    return _moved(x, s).mean((2, 3)) * W / (W - abs(s)) - x.mean((2, 3))
 
 
 def _stride_cases(rng: torch.Generator) -> list[dict]:
@@ -188,7 +189,7 @@ EXERCISES = [
             ),
             Mistake(
                 "divide by the number of positions: a mean changes by the lost sum over H·W.",
-                lambda x, s: -_lost(x, s).sum((2, 3)),
+                lambda x, s: pool_change(x, s) * x[0, 0].numel(),
             ),
         ],
     ),
@@ -217,7 +218,7 @@ EXERCISES = [
             ),
             Mistake(
                 "shifts from 0 to n − 1: a shift by n is the shift by 0 again.",
-                lambda strides, n: _multiples(prod(strides), n + 1),
+                lambda strides, n: [*exact_shifts(strides, n), n],
             ),
         ],
     ),
@@ -234,9 +235,7 @@ EXERCISES = [
             ),
             Mistake(
                 _TWO_EDGES,
-                lambda width, kernels, dilations, shift: max(
-                    0, width - shift - _reach(kernels, dilations)
-                ),
+                lambda width, kernels, dilations, shift: width - shift - _reach(kernels, dilations),
             ),
             Mistake(
                 "dilation multiplies the reach of its layer: d·(k − 1)/2.",
@@ -246,11 +245,8 @@ EXERCISES = [
             ),
             Mistake(
                 "reaches add up over the layers: each reads what the one before has spoiled.",
-                lambda width, kernels, dilations, shift: max(
-                    0,
-                    width
-                    - shift
-                    - 2 * max(_reach((k,), (d,)) for k, d in zip(kernels, dilations, strict=True)),
+                lambda width, kernels, dilations, shift: (
+                    width - shift - 2 * max(map(_layers_reach, kernels, dilations))
                 ),
             ),
             Mistake(
@@ -262,8 +258,7 @@ EXERCISES = [
             Mistake(
                 "a kernel of k taps reaches (k − 1)/2 to either side, not k.",
                 lambda width, kernels, dilations, shift: max(
-                    0,
-                    width - shift - 2 * sum(d * k for k, d in zip(kernels, dilations, strict=True)),
+                    0, width - shift - 2 * sum(map(mul, kernels, dilations))
                 ),
             ),
         ],

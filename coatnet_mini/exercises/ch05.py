@@ -1,6 +1,7 @@
 """Exercises of chapter 5: sums of rows, the convex hull, the Gaussian prior, a gradient."""
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from coatnet_mini.attention import attention_weights, bias_matrix
@@ -9,7 +10,7 @@ from coatnet_mini.exercises import Exercise, Mistake
 
 def post_row_sums(table: Tensor, height: int, width: int) -> Tensor:
     """(N,): 1 + Σ_j w_{i−j}; table (2·height − 1, 2·width − 1), indexed by i − j."""
-    return 1 + bias_matrix(table, height, width).sum(-1)
+    return 1 + bias_matrix(table, height, width).sum(1)
 
 
 def leaves_hull_at(x: Tensor, B: Tensor) -> Tensor:
@@ -18,8 +19,7 @@ def leaves_hull_at(x: Tensor, B: Tensor) -> Tensor:
 
 
 def _leaves(start: Tensor, slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    end = torch.where(slope > 0, high, low)
-    return ((end - start) / slope).flatten()
+    return torch.maximum((low - start) / slope, (high - start) / slope).flatten()  # the one ≥ 0
 
 
 def blur_strength(x: Tensor, height: int, width: int, sigma: float) -> Tensor:
@@ -34,19 +34,14 @@ def _gaussian(height: int, width: int, denominator: float) -> Tensor:
 
 
 def _blur_strength(x: Tensor, B: Tensor, *, relative: bool = True, bound: float = 0.01) -> Tensor:
-    blur = B.softmax(-1)
+    blur = B.softmax(1)
 
     def off(c: float) -> float:
         gap = (attention_weights(x, bias=B, scale=c) - blur).abs()
         return float((gap / blur if relative else gap).max())
 
-    low, high = 0.0, 1e-3
-    while off(high) < bound:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if off(middle) < bound else (low, middle)
-    return torch.tensor(low, dtype=torch.float64)
+    largest = brentq(lambda c: off(c) - bound, 0.0, 1.0)
+    return torch.tensor(largest, dtype=torch.float64)
 
 
 def content_gradient(x: Tensor, B: Tensor, g: Tensor, c: float) -> Tensor:
@@ -55,9 +50,9 @@ def content_gradient(x: Tensor, B: Tensor, g: Tensor, c: float) -> Tensor:
 
 
 def _content_gradient(
-    x: Tensor, B: Tensor, g: Tensor, c: float, *, form: str = "pre", centred: bool = True
+    x: Tensor, B: Tensor | None, g: Tensor, c: float, *, centred: bool = True
 ) -> Tensor:
-    A = attention_weights(x, bias=None if form == "post" else B, scale=c)
+    A = attention_weights(x, bias=B, scale=c)
     pairs = g @ x.T
     if centred:
         pairs = pairs - (g * (A @ x)).sum(1, keepdim=True)
@@ -121,7 +116,7 @@ EXERCISES = [
             Mistake(
                 "attention itself is missing: softmax gives every row 1, and the kernel comes on "
                 "top.",
-                lambda table, height, width: bias_matrix(table, height, width).sum(-1),
+                lambda table, height, width: bias_matrix(table, height, width).sum(1),
             ),
             Mistake(
                 "every position got the sum of the whole table. Position i uses the offsets i − j "
@@ -131,7 +126,7 @@ EXERCISES = [
             Mistake(
                 "these are the sums over i, the columns: your windows belong to offsets j − i. The "
                 "top left corner has offsets that are zero or negative.",
-                lambda table, height, width: 1 + bias_matrix(table, height, width).sum(-2),
+                lambda table, height, width: 1 + bias_matrix(table, height, width).sum(0),
             ),
             Mistake(
                 "only the offsets up to half the grid are in your sum. The farthest pair is "
@@ -220,7 +215,7 @@ EXERCISES = [
             ),
             Mistake(
                 "the kernel is missing from the softmax: this is the gradient for post.",
-                lambda x, B, g, c: _content_gradient(x, B, g, c, form="post"),
+                lambda x, B, g, c: _content_gradient(x, None, g, c),
             ),
             Mistake(
                 "the values are held fixed here: c multiplies the scores, not x.",

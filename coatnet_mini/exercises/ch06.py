@@ -30,8 +30,7 @@ def cell_uses(height: int, width: int) -> Tensor:
 
 
 def _uses(index: Tensor, height: int, width: int) -> Tensor:
-    cells = (2 * height - 1) * (2 * width - 1)
-    return torch.bincount(index.flatten(), minlength=cells).view(2 * height - 1, 2 * width - 1)
+    return torch.bincount(index.flatten()).view(2 * height - 1, 2 * width - 1)
 
 
 def port(flat: Tensor, height: int, width: int) -> Tensor:
@@ -67,7 +66,8 @@ def _unshifted(height: int, width: int) -> Tensor:
     return (row[:, None] - row) * (2 * width - 1) + column[:, None] - column
 
 
-def _scaled(height: int, width: int, factor: int) -> Tensor:
+def with_factor(height: int, width: int, factor: int) -> Tensor:
+    """The index of a table whose rows have `factor` cells; right for 2·width − 1."""
     row, column = _places(height, width)
     down = row[:, None] - row + height - 1
     return down * factor + column[:, None] - column + width - 1
@@ -96,12 +96,12 @@ EXERCISES = [
             Mistake(
                 "a row of the table has 2·width − 1 cells; your factor is 2·height − 1, which is "
                 "the same on a square only.",
-                lambda height, width: _scaled(height, width, 2 * height - 1),
+                lambda height, width: with_factor(height, width, 2 * height - 1),
             ),
             Mistake(
                 "a row of the table has 2·width − 1 cells, not width: offsets of the columns run "
                 "from −(width − 1) to width − 1.",
-                lambda height, width: _scaled(height, width, width),
+                lambda height, width: with_factor(height, width, width),
             ),
             Mistake(
                 "that counts from 1, as the paper does: add height − 1 and width − 1, not height "

@@ -47,9 +47,7 @@ def _between(loss: Tensor, accuracy: Tensor, level: float, after: int) -> Tensor
 
 
 def _last_crossing(loss: Tensor, accuracy: Tensor, level: float) -> Tensor:
-    above = (loss > level).nonzero()[:, 0]
-    after = min(int(above[-1]) + 1, len(loss) - 1)
-    return _between(loss, accuracy, level, after)
+    return _between(loss, accuracy, level, int((loss > level).nonzero()[-1]) + 1)
 
 
 def _backwards(loss: Tensor, accuracy: Tensor, level: float) -> Tensor:
@@ -93,6 +91,7 @@ def _loss_cases(rng: torch.Generator) -> list[dict]:
         case([2.0, 1.0, 0.0], [0.0, 0.4, 0.6], 0.75),
         case([3.0, 1.0, 2.0, 0.5], [0.1, 0.5, 0.6, 0.9], 1.5),  # it rises again
     ]
+    cases.append(case([2.0, 1.0, 1.0, 0.5], [0.2, 0.3, 0.7, 0.8], 1.0))  # it stays there
     for n in (5, 9):
         loss = torch.rand(n, generator=rng, dtype=torch.float64).sort(descending=True)[0] * 2
         accuracy = torch.rand(n, generator=rng, dtype=torch.float64)

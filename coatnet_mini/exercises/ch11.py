@@ -1,6 +1,7 @@
 """Exercises of chapter 11: what a block costs, where most, when pairs do, and a budget."""
 
 import math
+from itertools import compress, product
 
 import torch
 
@@ -24,10 +25,8 @@ def dearest_stage(kinds: str, widths: tuple[int, ...], image_side: int) -> int:
 
 
 def _dearest(kinds, widths, image_side, price=_block, first=4) -> int:
-    prices = [
-        price(kind, D, (image_side // (first * 2**n)) ** 2)
-        for n, (kind, D) in enumerate(zip(kinds, widths, strict=True))
-    ]
+    positions = [(image_side // (first * 2**n)) ** 2 for n in range(len(kinds))]
+    prices = list(map(price, kinds, widths, positions))
     return 1 + prices.index(max(prices))
 
 
@@ -37,33 +36,35 @@ def _parameters(kind: str, D: int, N: int) -> int:
 
 def pairs_outweigh(D: int, stride: int) -> int:
     """The smallest image side, a multiple of stride, with 2 N² D ≥ 12 N D²."""
-    return stride * (math.isqrt(6 * D - 1) + 1)
+    return stride * math.ceil(math.sqrt(6 * D))
 
 
 def most_parameters(price: tuple[int, ...], gain: tuple[int, ...], left: int) -> int:
     """The most parameters that blocks of these prices and gains can add for `left`."""
-    best = [0] * (left + 1)  # by what may be spent
+    best = [0]  # by what may be spent
     for spent in range(1, left + 1):
-        bought = (best[spent - p] + g for p, g in zip(price, gain, strict=True) if p <= spent)
-        best[spent] = max(bought, default=0)
-    return best[left]
+        bought = (best[spent - p] + g for p, g in _kinds(price, gain) if p <= spent)
+        best.append(max(bought, default=0))
+    return best[-1]
+
+
+def _kinds(price: tuple[int, ...], gain: tuple[int, ...]) -> list[tuple[int, int]]:
+    return list(zip(price, gain, strict=True))
 
 
 def _greedy(price: tuple[int, ...], gain: tuple[int, ...], left: int) -> int:
     """The best bargain until the money is gone, then the next best."""
     found = 0
-    for p, g in sorted(zip(price, gain, strict=True), key=lambda pair: -pair[1] / pair[0]):
+    for p, g in sorted(_kinds(price, gain), key=lambda pair: -pair[1] / pair[0]):
         found, left = found + left // p * g, left % p
     return found
 
 
 def _each_once(price: tuple[int, ...], gain: tuple[int, ...], left: int) -> int:
-    best = {left: 0}
-    for p, g in zip(price, gain, strict=True):
-        best |= {
-            rest - p: max(best.get(rest - p, 0), v + g) for rest, v in best.items() if rest >= p
-        }
-    return max(best.values())
+    choices = product((False, True), repeat=len(price))
+    return max(
+        sum(compress(gain, chosen)) for chosen in choices if sum(compress(price, chosen)) <= left
+    )
 
 
 def _block_cases(rng: torch.Generator) -> list[dict]:
@@ -96,6 +97,7 @@ def _budget_cases(rng: torch.Generator) -> list[dict]:
     cases = [
         {"price": (4, 5), "gain": (4, 6), "left": 8},
         {"price": (4, 5), "gain": (4, 6), "left": 3},
+        {"price": (4, 5), "gain": (4, 6), "left": 9},
         {"price": (237, 376, 351), "gain": (380, 1783, 7092), "left": 2387},
     ]
     for left in (60, 97, 151):
@@ -146,7 +148,7 @@ EXERCISES = [
             ),
             Mistake(
                 "these are parameters. Each weight of a matrix is used at every position.",
-                lambda kind, D, side: _parameters(kind, D, side**2),
+                lambda kind, D, side: _parameters(kind, D, side),
             ),
         ],
     ),
@@ -170,12 +172,7 @@ EXERCISES = [
                 "the pairs are missing, 2 N² D in a Transformer block: on large pictures they "
                 "decide.",
                 lambda kinds, widths, image_side: _dearest(
-                    kinds,
-                    widths,
-                    image_side,
-                    price=lambda kind, D, N: (
-                        N * (8 * D * D + 36 * D if kind == "C" else 12 * D * D)
-                    ),
+                    kinds, widths, image_side, price=lambda kind, D, N: N * _parameters(kind, D, N)
                 ),
             ),
             Mistake(
@@ -224,9 +221,7 @@ EXERCISES = [
             ),
             Mistake(
                 "one kind of block alone is not the most: stages can be mixed.",
-                lambda price, gain, left: max(
-                    left // p * g for p, g in zip(price, gain, strict=True)
-                ),
+                lambda price, gain, left: max(left // p * g for p, g in _kinds(price, gain)),
             ),
         ],
     ),

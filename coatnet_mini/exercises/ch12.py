@@ -14,9 +14,9 @@ def linear_schedule(steps: int, warmup: int, peak: float, low: float) -> Tensor:
 def _schedule(
     steps: int, warmup: int, peak: float, low: float, *, first: int = 1, late: int = 0, fall=None
 ) -> Tensor:
-    up = torch.arange(first, warmup + first, dtype=torch.float64) / max(warmup, 1)
+    up = torch.arange(first, warmup + first, dtype=torch.float64) / warmup
     n = steps - warmup
-    done = torch.arange(1 - late, n + 1 - late, dtype=torch.float64) / max(n - late, 1)
+    done = torch.arange(1 - late, n + 1 - late, dtype=torch.float64) / (n - late)
     done = fall(done) if fall else done
     return torch.cat([peak * up, peak + (low - peak) * done])
 

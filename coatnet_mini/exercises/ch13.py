@@ -24,7 +24,7 @@ def read_table(P: Tensor, at: Tensor) -> Tensor:
 
 
 def _hats(P: Tensor, at: Tensor) -> Tensor:
-    H = (len(P) + 1) // 2
+    H = len(P) // 2 + 1
     old = torch.arange(1 - H, H, dtype=torch.float64)
     return (1 - (at[:, None] - old).abs()).clamp(min=0)
 

@@ -27,7 +27,7 @@ def read_table(with_it: Tensor, without: Tensor, sd: float, n: int) -> Tensor:
 
 def _read(d: Tensor, sd: float, tail: float) -> Tensor:
     line = torch.special.ndtri(torch.tensor(1 - tail, dtype=torch.float64)) * sd
-    return (d > line).long() - (d < -line).long()
+    return (d / line).clamp(-1, 1).long()  # rounded towards 0
 
 
 def same_pictures(a: Tensor, b: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def _table_cases(rng: torch.Generator) -> list[dict]:
     ]
     for n, sd in ((3, 0.2), (5, 0.4)):
         spread = sd * (2 / n) ** 0.5
-        d = spread * torch.tensor([-4.0, -2.3, -1.5, 0.3, 1.8, 2.4, 2.6, 3.5], dtype=torch.float64)
+        d = spread * torch.tensor([-4.5, -2.3, -1.5, 0.3, 1.8, 2.4, 2.6, 3.5], dtype=torch.float64)
         without = 80 + 4 * torch.rand(8, generator=rng, dtype=torch.float64)
         cases.append({"with_it": without + d, "without": without, "sd": sd, "n": n})
     return cases

@@ -15,13 +15,9 @@ def without(x: Tensor, A: Tensor, v: Tensor, U: Tensor, silent: tuple[int, ...])
 
 def radius(A: Tensor, away: Tensor) -> Tensor:
     """(N,): the least distance within which at least half of each row's weight lies."""
-    return _radius(A, away, 0.5)
-
-
-def _radius(A: Tensor, away: Tensor, share: float) -> Tensor:
     far, order = away.sort(1)
-    below = A.gather(1, order).cumsum(1) < share - 1e-9
-    return far.gather(1, below.sum(1, keepdim=True).clamp(max=len(A) - 1))[:, 0]
+    below = A.gather(1, order).cumsum(1) < 0.5
+    return far.gather(1, below.sum(1, keepdim=True))[:, 0]
 
 
 def edge_share(kernels: Tensor) -> Tensor:
@@ -43,7 +39,7 @@ def rollout(maps: Tensor) -> Tensor:
 
 
 def _rollout(maps: Tensor, shortcut: bool = True, reverse: bool = False) -> Tensor:
-    one = torch.eye(maps.shape[-1], dtype=maps.dtype)
+    one = torch.eye(maps.shape[3], dtype=maps.dtype)
     through = one
     for A in maps.mean(1):
         step = (A + one) / 2 if shortcut else A
@@ -66,7 +62,10 @@ def _head_cases(rng: torch.Generator) -> list[dict]:
 
 def _row_cases(rng: torch.Generator) -> list[dict]:
     row = torch.tensor([0.1, 0.2, 0.4, 0.2, 0.1], dtype=torch.float64)
+    halves = torch.tensor([0.1875, 0.0625, 0.25, 0.5], dtype=torch.float64)  # of which two are 0.5
+    halves = torch.stack([halves.roll(n) for n in range(4)])
     cases = [{"A": row.expand(5, 5).clone(), "away": distances(1, 5)}]
+    cases.append({"A": halves, "away": distances(1, 4)})
     for H, W in ((3, 3), (4, 5), (2, 7)):
         A = (2 * _noise(rng, H * W, H * W)).softmax(-1)
         cases.append({"A": A, "away": distances(H, W)})
@@ -134,7 +133,7 @@ EXERCISES = [
                     1,
                     A.argsort(1, descending=True).gather(
                         1,
-                        (A.sort(1, descending=True)[0].cumsum(1) < 0.5 - 1e-9).sum(1, keepdim=True),
+                        (A.sort(1, descending=True)[0].cumsum(1) < 0.5).sum(1, keepdim=True),
                     ),
                 )[:, 0],
             ),
@@ -144,7 +143,7 @@ EXERCISES = [
             ),
             Mistake(
                 "row i of A belongs to the query i. You took its columns.",
-                lambda A, away: _radius(A.T / A.T.sum(1, keepdim=True), away, 0.5),
+                lambda A, away: radius(A.T / A.T.sum(1, keepdim=True), away),
             ),
         ],
     ),

@@ -1,5 +1,9 @@
 """Exercises of chapter 16: the window of a token, LeFF's parameters, LCA's weights, attention."""
 
+from collections.abc import Iterable
+from itertools import accumulate, repeat
+from operator import mul
+
 import torch
 from torch import Tensor
 
@@ -8,32 +12,12 @@ from coatnet_mini.exercises import Exercise, Mistake
 
 def window(kernels: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
     """() int64: side in pixels of what one output of the last layer has read."""
-    side, step = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        side += (kernel - 1) * step
-        step *= stride
-    return torch.tensor(side)
+    return _window(kernels, accumulate((1, *strides), mul))
 
 
-def _own_stride(kernels, strides) -> Tensor:
-    side, step = 1, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        step *= stride
-        side += (kernel - 1) * step
-    return torch.tensor(side)
-
-
-def _last_stride_only(kernels, strides) -> Tensor:
-    before = (1, *strides[:-1])
-    return torch.tensor(1 + sum((k - 1) * s for k, s in zip(kernels, before, strict=True)))
-
-
-def _whole_kernels(kernels, strides) -> Tensor:
-    side, step = 0, 1
-    for kernel, stride in zip(kernels, strides, strict=True):
-        side += kernel * step
-        step *= stride
-    return torch.tensor(side)
+def _window(kernels: Iterable[int], steps: Iterable[int]) -> Tensor:
+    """Neighbours on the grid that a layer reads lie so many pixels apart; the rest is left over."""
+    return torch.tensor(1 + sum((k - 1) * step for k, step in zip(kernels, steps, strict=False)))
 
 
 def added_by_leff(D: int, k: int) -> Tensor:
@@ -105,20 +89,20 @@ EXERCISES = [
             Mistake(
                 "a layer's own stride moves its next output, it does not widen this one: count "
                 "the strides before it.",
-                _own_stride,
+                lambda kernels, strides: _window(kernels, accumulate(strides, mul)),
             ),
             Mistake(
                 "strides multiply: a step of the third layer crosses the strides of the first "
                 "and of the second.",
-                _last_stride_only,
+                lambda kernels, strides: _window(kernels, (1, *strides)),
             ),
             Mistake(
                 "a kernel of 7 takes six steps from its first pixel to its last, not seven.",
-                _whole_kernels,
+                lambda kernels, strides: window([k + 1 for k in kernels], strides) - 1,
             ),
             Mistake(
                 "the strides are missing: on a grid at stride 2, neighbours are two pixels apart.",
-                lambda kernels, strides: torch.tensor(1 + sum(k - 1 for k in kernels)),
+                lambda kernels, strides: _window(kernels, repeat(1)),
             ),
         ],
     ),

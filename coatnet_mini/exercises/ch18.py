@@ -56,8 +56,8 @@ def _front_cases(rng: torch.Generator) -> list[dict]:
 
 
 def _slip_cases(rng: torch.Generator) -> list[dict]:
-    counted = torch.tensor([25.04, 166.97, 1350.1, 2441.9], dtype=torch.float64)
-    printed = torch.tensor([25.0, 168.0, 1470.0, 2440.0], dtype=torch.float64)
+    counted = torch.tensor([25.04, 166.97, 1350.1, 2441.9, 7.5, 8.25], dtype=torch.float64)
+    printed = torch.tensor([25.0, 168.0, 1470.0, 2440.0, 8.0, 9.0], dtype=torch.float64)
     cases = [
         {"printed": printed, "counted": counted, "share": 0.01},
         {"printed": printed, "counted": counted, "share": 0.0},
@@ -72,7 +72,7 @@ def _slip_cases(rng: torch.Generator) -> list[dict]:
 def _price_cases(rng: torch.Generator) -> list[dict]:
     x = torch.tensor([4.2, 4.5, 4.6, 17.4, 8.4], dtype=torch.float64)
     y = torch.tensor([81.6, 82.0, 82.0, 82.5, 83.3], dtype=torch.float64)
-    cases = [{"x": x, "y": y, "wanted": torch.tensor([82.0, 82.2, 83.0], dtype=torch.float64)}]
+    cases = [{"x": x, "y": y, "wanted": torch.tensor([81.6, 82.2, 83.0], dtype=torch.float64)}]
     for n in (12, 30):
         x = 1 + 99 * torch.rand(n, generator=rng, dtype=torch.float64)
         y = (78 + x.log() + torch.rand(n, generator=rng, dtype=torch.float64)).round(decimals=1)
@@ -82,7 +82,7 @@ def _price_cases(rng: torch.Generator) -> list[dict]:
 
 def _runs_cases(rng: torch.Generator) -> list[dict]:
     t = torch.tensor([12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31], dtype=torch.float64)
-    pairs = [(1.0, 0.05), (0.3, 0.15), (0.3, 0.3), (0.5, 0.2)]
+    pairs = [(1.0, 0.05), (0.3, 0.15), (0.3, 0.3), (0.5, 0.2), (t[2].item() / 2, 1.0)]
     return [{"effect": effect, "sd": sd, "t": t} for effect, sd in pairs]
 
 

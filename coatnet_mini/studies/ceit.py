@@ -9,7 +9,7 @@ Equal for all arms: pictures, steps, batches and rate, not seconds. Parameters a
 """
 
 from dataclasses import replace
-from itertools import product
+from itertools import compress, product
 
 from coatnet_mini.studies.plans import Plan, Planned, options_of
 from coatnet_mini.train.recipe import Recipe
@@ -99,7 +99,7 @@ def arm_of(parts: tuple[str, ...]) -> str:
 COMBINATIONS = {
     arm_of(parts): parts
     for on in product((False, True), repeat=len(PARTS))
-    for parts in [tuple(part for part, is_on in zip(PARTS, on, strict=True) if is_on)]
+    for parts in [tuple(compress(PARTS, on))]
 }
 ARMS = (*COMBINATIONS, WIDER, COATNET)
 

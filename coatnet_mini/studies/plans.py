@@ -8,21 +8,9 @@ from pathlib import Path
 from coatnet_mini.train.recipe import Recipe
 
 SCALES = ("small", "gpu")
-# How and where a run is done, not what it is.
-LEFT_OUT = {
-    "output",
-    "resume",
-    "init_from",
-    "threads",
-    "memory",
-    "checkpoint_every",
-    "log_every",
-    "tensorboard",
-    "device",
-    "compile",
-    "accumulate",
-    "strict",
-}
+# How a run is done, and what it stores and shows on its way: no part of what it is.
+HOW = {"resume", "init_from", "accumulate", "memory", "compile", "strict", "threads", "device"}
+SHOWN = {"output", "checkpoint_every", "log_every", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +42,7 @@ class Planned:
         return {
             field.name: list(value) if isinstance(value := values[field.name], tuple) else value
             for field in fields(Recipe)
-            if field.name not in LEFT_OUT and values[field.name] != getattr(usual, field.name)
+            if field.name not in HOW | SHOWN and values[field.name] != getattr(usual, field.name)
         }
 
 

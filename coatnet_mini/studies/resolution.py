@@ -110,7 +110,7 @@ def nothing(table: Tensor, H: int, W: int) -> Tensor:
 
 def geometric(table: Tensor, H: int, W: int) -> Tensor:
     """BEiT's: near offsets stay where they are, far ones move out, in geometric progression."""
-    y, x = (places((side + 1) // 2, n) for side, n in zip(table.shape[1:], (H, W), strict=True))
+    y, x = map(places, ((side + 1) // 2 for side in table.shape[1:]), (H, W))
     rows, columns = np.arange(1 - H, H), np.arange(1 - W, W)
     heads = [RectBivariateSpline(y, x, head.double().numpy())(rows, columns) for head in table]
     return torch.from_numpy(np.stack(heads)).to(table)
@@ -268,7 +268,7 @@ def digits(network: str, side: int, start: str, augmented: str, seed: int) -> Pl
         "digits",
         SMALL,
         "new",
-        "before" if augmented in ("before", "both") else "never",
+        "before" if augmented == "both" else "never",
         "all",
         seed,
     )

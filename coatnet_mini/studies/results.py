@@ -22,7 +22,7 @@ class Interval:
     low: float
     high: float
     n: int
-    level: float = 0.95
+    level: float
     method: str = METHOD
 
     @property

@@ -34,7 +34,7 @@ class Workplace:
 
     def __init__(self, plan: Plan, folder: Path):
         self.plan, self.folder = plan, folder
-        for name in ("finished", "claims", "unfinished"):
+        for name in ("finished", "claims"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
     def runs(self) -> tuple[Planned, ...]:

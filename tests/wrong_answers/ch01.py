@@ -37,6 +37,10 @@ def reverse_rolls(n):
     return W
 
 
+def reverse_without_its_first_row(n):
+    return torch.eye(n).roll(1, 0).fliplr() * (torch.arange(n) > 0)[:, None]
+
+
 def reverse_past_the_end(n):
     W = torch.zeros(n, n)
     for i in range(n):
@@ -74,6 +78,10 @@ def lower_diagonals(W):
 
 def first_two_rows(W):
     return torch.equal(W[0, :-1], W[1, 1:])
+
+
+def rolled(W):
+    return torch.equal(W, torch.roll(W, shifts=(1, 1), dims=(0, 1)))
 
 
 def fair(W):
@@ -129,6 +137,16 @@ def box_on_flat_index(height, width, radius):
     return W / W.sum(dim=1, keepdim=True)
 
 
+def box_by_distance(height, width, radius, far, mean=True):
+    N = height * width
+    W = torch.zeros(N, N, dtype=torch.float64)
+    for i in range(N):
+        for j in range(N):
+            apart = abs(i // width - j // width), abs(i % width - j % width)
+            W[i, j] = float(far(apart) <= radius)
+    return W / W.sum(dim=1, keepdim=True) if mean else W
+
+
 def box_divided_along_columns(height, width, radius):
     N = height * width
     W = torch.zeros(N, N, dtype=torch.float64)
@@ -156,6 +174,7 @@ WRONG = {
         (lambda n: torch.eye(n), "the identity"),
         (lambda n: torch.flip(torch.eye(n), (0, 1)), "flip one"),
         (reverse_rolls, "off by one"),
+        (reverse_without_its_first_row, "output i reads input n − 1 − i, not n − i"),
         (reverse_past_the_end, "stopped with IndexError"),
     ],
     "1.3": [
@@ -163,6 +182,7 @@ WRONG = {
         (sums_columns, "you summed the columns"),
         (forgets_negative, "no average"),
         (answer(upper_diagonals, fair), "below the main diagonal as well"),
+        (answer(rolled, fair), "asks for a circulant"),
         (answer(lower_diagonals, fair), "expected set(), got {'same rule'}"),
         (answer(first_two_rows, fair), "expected set(), got {'same rule'}"),
         (answer(shifted, first_sum), "expected {'same rule'}, got {'average', 'same rule'}"),
@@ -177,5 +197,7 @@ WRONG = {
         (box_by_pooling_of_ones, "divide by the neighbours that exist"),
         (box_on_flat_index, "flat index"),
         (box_divided_along_columns, "columns sum to one"),
+        (lambda **grid: box_by_distance(**grid, far=sum), "is a diamond"),
+        (lambda **grid: box_by_distance(**grid, far=max, mean=False), "these are sums"),
     ],
 }

@@ -65,6 +65,7 @@ WRONG = {
     "2.1": [
         (lambda x, w: conv(x, w, padding=w.shape[-1] // 2), "indexed by i − j"),
         (lambda x, w: conv(x, w.flip(-1), padding=w.shape[-1] // 2), "one axis is flipped"),
+        (lambda x, w: conv(x, w.flip(1), padding=w.shape[-1] // 2), "one axis is flipped"),
         (lambda x, w: conv(x, torch.flip(w, (0, 1, 2)), padding=w.shape[-1] // 2), "channels"),
         (lambda x, w: conv(x, w.transpose(1, 2), padding=w.shape[-1] // 2), "transpose"),
         (
@@ -143,7 +144,7 @@ WRONG = {
         ),
         (
             lambda first, second: stack_by_loops(first, second, 1)[:, 1:4, 1:4],
-            "expected shape (1, 5, 5), got (1, 3, 3)",
+            "keeps the 3×3 middle",
         ),
         (lambda first, second: F.pad(first + second, (1, 1, 1, 1)), "product of matrices"),
         (lambda first, second: first * second, "expected shape (1, 5, 5), got (1, 3, 3)"),

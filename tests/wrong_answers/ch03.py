@@ -36,6 +36,11 @@ def hottest_first(x):
     return torch.stack([uniform(len(x)), best / best.sum(dim=1, keepdim=True)])
 
 
+def ones_when_hot(x):
+    best = marks_every_best(x)[0]
+    return torch.stack([best / best.sum(dim=1, keepdim=True), torch.ones_like(best)])
+
+
 def maximum_of_columns(x):
     S = x @ x.T
     best = torch.isclose(S, S.max(dim=0, keepdim=True).values).to(x.dtype)
@@ -93,6 +98,7 @@ WRONG = {
         (marks_every_best, "divide by their number"),
         (maximum_of_columns, "down the columns"),
         (hottest_first, "swapped"),
+        (ones_when_hot, "still sum to one: 1/N each"),
         (very_cold, "With x of shape (4, 2)"),
     ],
     "3.2": [
@@ -100,7 +106,12 @@ WRONG = {
         (wraps, "wraps round"),
         (lambda x: by_one_hot(x, 0, 60), "copies itself"),
         (lambda x: by_one_hot(x, -1, 1), "not by enough"),
+        (lambda x: by_one_hot(x, -1, 5), "not by enough"),
+        (lambda x: by_one_hot(x, -1, 10), "not by enough"),
+        (lambda x: by_one_hot(x, -1, 1, None), "not by enough"),
+        (lambda x: by_one_hot(x, -1, 5, None), "not by enough"),
         (lambda x: by_one_hot(x, -1, 10, None), "not by enough"),
+        (lambda x: by_one_hot(x, -1, 50, None), "not by enough"),
         (compares_content, "does not say where"),
     ],
     "3.3": [

@@ -18,6 +18,11 @@ def loop_sums(table, height, width, sign=1, one=1.0):
     return torch.stack(sums)
 
 
+def up_to_half(table, height, width):
+    down, right = (torch.arange(1 - n, n).abs() <= n - 1 - n // 2 for n in (height, width))
+    return (1 + table[down][:, right].sum()).repeat(height * width)
+
+
 def swapped(table, height, width):
     windows = table.unfold(0, width, 1).unfold(1, height, 1)
     return 1 + windows.sum((-2, -1)).flatten()
@@ -32,6 +37,11 @@ def straight_line(x, B, end, attention=True, kernel_inside=False):
 
 def right_end(slope, x):
     return torch.where(slope > 0, x.max(), x.min())
+
+
+def by_size_of_slope(x, B):
+    start = torch.softmax(x @ x.T, 1) @ x
+    return ((x.max() - start) / (B @ x).abs())[:, 0]
 
 
 def gaussian(height, width, factor, sigma):
@@ -80,12 +90,14 @@ WRONG = {
             lambda table, height, width: loop_sums(table, height, width).view(height, width),
             "expected shape (2,), got (1, 2)",
         ),
+        (up_to_half, "up to half the grid"),
         (swapped, "not yet."),
     ],
     "5.2": [
         (lambda x, B: straight_line(x, B, right_end, attention=False), "does not start at 0"),
         (lambda x, B: straight_line(x, B, lambda slope, x: x.max()), "through min x"),
         (lambda x, B: straight_line(x, B, right_end, kernel_inside=True), "inside the softmax"),
+        (by_size_of_slope, "strength is asked for, s ≥ 0"),
         (
             lambda x, B: straight_line(x, B, right_end)[:, None],
             "expected shape (3,), got (3, 1)",

@@ -37,6 +37,12 @@ def uses(height, width, less=0):
     return torch.tensor([[r * c for c in columns] for r in rows])
 
 
+def uses_added(height, width):
+    rows = [(height - abs(d)) * width for d in range(1 - height, height)]
+    columns = [(width - abs(d)) * height for d in range(1 - width, width)]
+    return torch.tensor([[min(r, c) for c in columns] for r in rows])
+
+
 def halves(flat, height, width):
     return flat.T.reshape(flat.shape[1], 2 * height - 1, 2 * width - 1)
 
@@ -74,6 +80,7 @@ WRONG = {
         (flat_torus, "subtract rows and columns separately"),
     ],
     "6.3": [
+        (uses_added, "multiply the two counts"),
         (lambda height, width: uses(width, height), "exchanged"),
         (lambda height, width: uses(height, width, less=1), "one too few"),
         (

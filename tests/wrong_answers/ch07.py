@@ -40,10 +40,11 @@ def fold(weight, mean, variance, scale, shift):
     return loop_fold(weight, mean, variance, scale, shift, lambda w, m, s, t: w * (t - s * m))
 
 
-def readers(length, K, stride, skip):
+def readers(length, K, stride, skip, down=False):
     read = [[] for _ in range(length)]
     thin = list(range(0, length, skip))
-    for o in range(0, len(thin), stride):
+    last = length // skip // stride * stride if down else len(thin)
+    for o in range(0, last, stride):
         for m in range(o - K // 2, o + K // 2 + 1):
             if 0 <= m < len(thin):
                 read[thin[m]].append(o)
@@ -108,6 +109,7 @@ WRONG = {
             "thinned it out first",
         ),
         (lambda length, K, stride, skip: readers(length, K, 1, skip), "the stride is missing"),
+        (lambda **line: readers(**line, down=True), "rounded up, not down"),
         (
             lambda length, K, stride, skip: readers(length, K, stride, skip).clamp(max=1),
             "not yet.",

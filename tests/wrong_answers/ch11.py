@@ -1,14 +1,15 @@
 """Answers that readers of chapter 11 might give, each with words of the hint it must get."""
 
 
-def block(kind, D, side, squeeze_at=1, depthwise=9, products=2, factor=1):
+def block(kind, D, side, squeeze_at=1, depthwise=9, products=2, factor=1, square=True):
     total, h = 0, 4 * D
+    N = side * side if square else side
     if kind == "C":
-        total += side * side * (D * h + depthwise * h + h * D)
+        total += N * (D * h + depthwise * h + h * D)
         total += squeeze_at * 2 * h * D // 4
         return factor * total
-    total += side * side * (4 * D * D + 2 * D * h)
-    return factor * (total + products * side**4 * D)
+    total += N * (4 * D * D + 2 * D * h)
+    return factor * (total + products * N**2 * D)
 
 
 def stage_of(kinds, widths, image_side, cost, first=2):
@@ -55,6 +56,7 @@ WRONG = {
             "depthwise convolution is missing",
         ),
         (lambda kind, D, side: block(kind, D, side, factor=2), "counts as one"),
+        (lambda kind, D, side: block(kind, D, side, square=False), "one side of the grid"),
         (lambda kind, D, side: 10 * D**2 + 36 * D if kind == "C" else 12 * D**2, "are parameters"),
         (lambda kind, D, side: float(block(kind, D, side)) + 0.5, "not yet."),
     ],
