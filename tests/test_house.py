@@ -1,6 +1,7 @@
 """The rules of the house: who may import whom, and that figures are shown without torch."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,12 @@ def test_the_figures_import_plots_alone():
 def test_figures_on_a_page_need_no_torch(module):
     code = f"import sys, {module}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_modules_have_what_they_say_they_give():
+    names = ["", ".audit", ".ceit", ".coatnet", ".explore", ".models", ".studies", ".vit"]
+    for module in (importlib.import_module(f"coatnet_mini{name}") for name in names):
+        assert all(hasattr(module, given) for given in module.__all__), module
 
 
 def test_the_package_gives_its_names_late():

@@ -24,7 +24,6 @@ import torch
 from safetensors.numpy import load_file
 from scipy import stats
 
-from coatnet_mini import studies
 from coatnet_mini.checkpoint import save_network
 from coatnet_mini.coatnet import CoAtNetConfig, Stage
 from coatnet_mini.cost import cost
@@ -944,10 +943,6 @@ def test_a_study_that_is_not_there_is_one_line(tmp_path):
         study("bios")
     with pytest.raises(ValueError, match="choose from none"):
         study("bias", tmp_path)
-
-
-def test_the_package_offers_what_it_names():
-    assert all(hasattr(studies, name) for name in studies.__all__)
 
 
 def test_reading_needs_neither_torch_nor_the_training_command():
