@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import coverage
@@ -208,7 +208,7 @@ def attempt(tree: Path, mutation: Mutation, measured: dict) -> str:
     try:
         # A fixture or a cache that tests share shows only in the one that fills it.
         files = {test.partition("::")[0] for test in tests}
-        files = sorted(files | {READS_ALL} if (tree / READS_ALL).exists() else files)
+        files = [READS_ALL] * (tree / READS_ALL).exists() + sorted(files)
         chapters = [c for c, loaded in measured["chapters"].items() if mutation.file in loaded]
         for chosen in (tests, files, chapters):
             names = tuple(chosen)
@@ -293,7 +293,8 @@ def main() -> None:
                 trees.append(tree)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for mutation, result in pool.map(work, [m for m in drawn if m not in results]):
+            tried = [pool.submit(work, m) for m in drawn if m not in results]
+            for mutation, result in (future.result() for future in as_completed(tried)):
                 results[mutation] = result
                 print(
                     f"{result:9} {mutation.file}:{mutation.lines[0]}: {mutation.change[:60]}",
