@@ -260,7 +260,10 @@ def test_a_figure_holds_what_fits_one_screen():
     explore(panels(3, scalar), "three", a=[1])
     for make, message in (
         (lambda: explore(panels(5), "five", a=[1]), "5 panels, ['v0', 'v1', 'v2', 'v3', 'v4']"),
-        (lambda: explore(panels(4, scalar), "four", a=[1]), "a figure has at most 3"),
+        (
+            lambda: explore(panels(4, scalar), "four", a=[1]),
+            "4 numbers, ['v0', 'v1', 'v2', 'v3']: a figure has at most 3",
+        ),
         (
             lambda: explore(panels(1), "t", a=[1], b=[1], c=[1], d=[1]),
             "has 4 controls, ['a', 'b', 'c', 'd']: a figure has at most 3; a position can be a",
