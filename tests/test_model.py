@@ -456,7 +456,11 @@ def stages(*kinds):
         (lambda: create_model("coatnet_0", image_size=(1, 2, 3)), r"image_size is \(1, 2, 3\)"),
         (lambda: create_model("coatnet_0", drop_path=1.0), "drop_path is 1.0"),
         (lambda: create_model("coatnet_0", se_ratio=2.0), "se_ratio is 2.0"),
-        (lambda: create_model("coatnet_0", head_dim=36), "width 384 .* head_dim 36"),
+        (
+            lambda: create_model("coatnet_0", head_dim=36),
+            "width 384 of a Transformer stage .* head_dim 36",
+        ),
+        (lambda: replace(TINY, head_dim=12), "width 16 of a Transformer stage .* head_dim 12"),
         (lambda: create_model("coatnet_pico", image_size=36), "image size 36×36 .* of 8"),
         (lambda: tiny()(torch.zeros(1, 1, 64, 64)), r"\(batch, 3, height, width\), got \(1, 1"),
         (lambda: tiny()(torch.zeros(3, 64, 64)), r"\(batch, 3, height, width\), got \(3, 64"),
