@@ -247,7 +247,7 @@ def test_links_name_axes_and_options():
             shown.state_of(wrong)
         assert message in str(error.value)
     pointed = explore(lambda i: {"v": heat(np.eye(3), mark="i")}, "t", i=point(3, 3))
-    for wrong in ("i=9", "i=1,3", "i=x", "i=1,1,1", "i=-1"):
+    for wrong in ("i=9", "i=1,3", "i=x", "i=1,1,1", "i=-1", "i=+1", "i=1_0", "i=²"):
         with pytest.raises(ValueError, match='is no position of "i", a point on 3×3 cells'):
             pointed.state_of(wrong)
 

@@ -39,7 +39,7 @@ AT_ONCE = 2
 # They look at the site, the tools and other environments, start processes, or take minutes.
 LEFT_OUT = ("site", "colab_twin", "tools", "home", "workflows", "hygiene", "mutants", "gpu_bench")
 READS_ALL = "tests/test_house.py"  # the sources, and so runs no line of what it judges
-FORKS = multiprocessing.get_context("forkserver")  # has imported what is large, for all mutants
+FORKS = multiprocessing.get_context("forkserver")
 LARGE = ("torch", "matplotlib.pyplot", "sklearn.datasets", "hypothesis", "nbval.plugin")
 CHAPTER_SECONDS = 18.0  # about; like a test it may take five times as long
 
@@ -59,6 +59,12 @@ def copy_tree(target: Path, root: Path = ROOT) -> Path:
         if (root / name).exists() and not (target / name).exists():
             (target / name).symlink_to((root / name).resolve())
     return target
+
+
+def preload() -> None:
+    """Import what is large once, in the process that all tests are forked from."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
+    FORKS.set_forkserver_preload([*LARGE])
 
 
 def run_pytest(tree: Path, arguments: list[str], seconds: float, log: str = os.devnull):
@@ -275,8 +281,7 @@ def main() -> None:
     modules = [a.removesuffix(".py") for a in sys.argv[1:] if not a.isdigit()]
     count, seed = (int(n) for n in [*numbers, *("200", "1")[len(numbers) :]][:2])
     os.nice(19)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    FORKS.set_forkserver_preload([*LARGE])
+    preload()
     known, everything = equivalents(), candidates(ROOT, modules)
     drawn = random.Random(seed).sample(everything, min(count, len(everything)))
     print(f"{len(drawn)} of {len(everything)} mutations, seed {seed}", flush=True)

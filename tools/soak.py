@@ -276,6 +276,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.environ["HF_HUB_OFFLINE"] = "1"  # a hostile name is not to be asked for on the hub
+    mutants.preload()
     import coatnet_mini.train.run  # noqa: F401   once, not in every trial
 
     results = {}

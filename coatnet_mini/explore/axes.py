@@ -51,7 +51,8 @@ class Axis:
         parts = text.split(",")
         try:
             sizes = self.grid if len(parts) > 1 else (len(self.values),)
-            return int(np.ravel_multi_index([int(part) for part in parts], sizes))
+            places = [int(part) if part.strip().isdecimal() else -1 for part in parts]
+            return int(np.ravel_multi_index(places, sizes))
         except ValueError:
             size = "×".join(map(str, self.grid))
             raise ValueError(
